@@ -1,0 +1,184 @@
+"""Windows of one key: the past that a model sees at each origin, and the horizon that it must forecast.
+
+`Windowing.push` runs the grid and yields every window whose last past step it closed. A window exists at an origin if
+and only if the origin is on the stride (counted from the epoch) and every target was really observed in at least
+`min_observed` of the past steps and at least once in the last `max_gap` + 1 of them. Training also needs the horizon:
+`labelled` tells which windows have one.
+
+Axes are (window, time, feature).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+from pipelines.kernels.grid import NO_POSITION, Bool, Events, Float32, Grid, GridState, Int64, Steps
+from schemas.spec import Spec
+
+T = TypeVar("T", bound=np.generic)
+
+
+@dataclass(frozen=True, slots=True)
+class KeyState:
+    """What a key remembers between pushes: its grid, and the last closed steps.
+
+    `tail` holds the `past` - 1 steps before `grid.next`, None before any step is closed; `recent_position` int64 the
+    event positions of the last `past` + `max_gap` closed steps.
+    """
+
+    grid: GridState
+    tail: Steps | None
+    recent_position: Int64
+
+    @property
+    def lowest_position(self) -> int:
+        """The lowest position of an event that a window of this key can still need; NO_POSITION where none."""
+        lowest = self.recent_position.min(initial=NO_POSITION)
+        return int(self.grid.open.position.min(initial=lowest))
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """Windows over one run of consecutive steps.
+
+    `steps` are the run's steps with the `past` - 1 before it; window i sees the `past` of them that end in row
+    `end[i]` (int64, exclusive), and its origin is the start of step `origin_step[i]`.
+    """
+
+    steps: Steps
+    end: Int64
+    past: int
+
+    def __len__(self) -> int:
+        return len(self.end)
+
+    @property
+    def origin_step(self) -> Int64:
+        """int64 (window,): the first horizon step of each window."""
+        return self.steps.first + self.end
+
+    def past_values(self) -> Float32:
+        """float32 (window, past, feature), NaN where masked."""
+        return self._cut(self.steps.values)
+
+    def past_observed(self) -> Bool:
+        """bool (window, past, feature)."""
+        return self._cut(self.steps.observed)
+
+    def _cut(self, rows: NDArray[T]) -> NDArray[T]:
+        views = sliding_window_view(rows, self.past, axis=0)[self.end - self.past]
+        return np.ascontiguousarray(views.transpose(0, 2, 1))
+
+
+class Windowing:
+    """The windows of one spec."""
+
+    def __init__(self, spec: Spec) -> None:
+        self.grid = Grid(spec)
+        window, features = spec.window, spec.stream.features
+        self.past, self.horizon = window.past, window.horizon
+        self._stride, self._min_observed = window.stride, window.min_observed
+        self._min_observed_target = window.min_observed_target
+        self._recent = min(spec.grid.max_gap + 1, window.past)
+        self._needed = window.past + spec.grid.max_gap
+        self._targets = [index for index, feature in enumerate(features) if feature.role == "target"]
+
+    def empty(self) -> KeyState:
+        """The state of a key without events."""
+        return KeyState(self.grid.empty(), None, np.empty(0, np.int64))
+
+    def push(
+        self, state: KeyState, events: Events, partition_clock_ms: Int64 | None = None
+    ) -> tuple[KeyState, list[Windows], NDArray[np.int8]]:
+        """Takes events of one key in arrival order; arguments and outcomes are those of `Grid.push`.
+
+        Returns:
+          The new state; the windows whose last past step was closed, one `Windows` for each run of steps (it may hold
+          none); and an `Outcome` for each event.
+        """
+        grid_state, runs, outcomes = self.grid.push(state.grid, events, partition_clock_ms)
+        tail, recent = state.tail, state.recent_position
+        windows = []
+        for run in runs:
+            if tail is None or tail.first + len(tail) != run.first:
+                tail, recent = self.grid.blank(run.first - self.past + 1, self.past - 1), recent[:0]
+            steps = _join(tail, run)
+            windows.append(Windows(steps, self._ends(steps), self.past))
+            tail = _last(steps, self.past - 1)
+            recent = np.concatenate((recent, run.position))[-self._needed :]
+        if grid_state.next is None:  # the key started anew and has closed nothing since
+            tail, recent = None, recent[:0]
+        return KeyState(grid_state, tail, recent), windows, outcomes
+
+    def future_values(self, origin_step: Int64) -> Float32:
+        """The known-future features of each window's horizon: float32 (window, horizon, future feature)."""
+        if not len(origin_step):
+            return self.grid.calendar(0, 0).reshape(0, self.horizon, -1)
+        first = int(origin_step.min())
+        known = self.grid.calendar(first, int(origin_step.max()) - first + self.horizon)
+        horizon: Float32 = known[(origin_step - first)[:, None] + np.arange(self.horizon)]
+        return horizon
+
+    def labelled(self, windows: Windows) -> Bool:
+        """bool (window,): whose horizon lies within the run and has every target observed in enough steps."""
+        seen = _running_count(windows.steps.observed[:, self._targets])
+        complete = windows.end + self.horizon < len(seen)
+        end = np.where(complete, windows.end, 0)
+        enough = seen[np.minimum(end + self.horizon, len(seen) - 1)] - seen[end] >= self._min_observed_target
+        labelled: Bool = complete & enough.all(axis=1)
+        return labelled
+
+    def _ends(self, steps: Steps) -> Int64:
+        """The rows after which a window ends, for `past` - 1 context steps followed by new ones."""
+        end = np.arange(self.past, len(steps) + 1)
+        end = end[(steps.first + end) % self._stride == 0]
+        seen = _running_count(steps.observed[:, self._targets])
+        enough = seen[end] - seen[end - self.past] >= self._min_observed
+        fresh = seen[end] - seen[end - self._recent] >= 1
+        valid: Bool = (enough & fresh).all(axis=1)
+        ends: Int64 = end[valid]
+        return ends
+
+
+def window_digests(past_values: Float32, past_observed: Bool, future_values: Float32) -> list[str]:
+    """blake2b-64 of each window's bytes (values, mask, future covariates), as 16 hexadecimal digits.
+
+    Arguments are (window, time, feature), little-endian in memory, as models take them.
+    """
+    return [
+        hashlib.blake2b(values.tobytes() + mask.tobytes() + future.tobytes(), digest_size=8).hexdigest()
+        for values, mask, future in zip(past_values, past_observed, future_values, strict=True)
+    ]
+
+
+def _running_count(seen: Bool) -> Int64:
+    """How often each column was seen before each row: int64 (row + 1, column)."""
+    count = np.zeros((len(seen) + 1, seen.shape[1]), np.int64)
+    np.cumsum(seen, axis=0, out=count[1:])
+    return count
+
+
+def _join(left: Steps, right: Steps) -> Steps:
+    return Steps(
+        left.first,
+        np.concatenate((left.values, right.values)),
+        np.concatenate((left.observed, right.observed)),
+        np.concatenate((left.position, right.position)),
+    )
+
+
+def _last(steps: Steps, count: int) -> Steps:
+    # Copied: a view would keep the whole run in memory.
+    start = len(steps) - count
+    return Steps(
+        steps.first + start,
+        steps.values[start:].copy(),
+        steps.observed[start:].copy(),
+        steps.position[start:].copy(),
+    )

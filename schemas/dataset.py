@@ -1,0 +1,166 @@
+"""The dataset folder: what ingest writes and training reads.
+
+    DATASET/
+      manifest.json              `Manifest`: spec, fingerprints, counts, files; nothing that differs between two runs
+      stats.json                 `Statistics`: what normalisation needs, from the train split's rows
+      schema.pbtxt               tensorflow-metadata's Schema of one record
+      train-00000-of-00001.tfrecord, validation-..., test-...
+      COMPLETED                  written last; without it the folder is no dataset
+
+A record of the block layout is a `tf.train.Example` with one contiguous stretch of steps of one key, stored once, from
+which the reader cuts many windows. Its features (`BLOCK_*`, each with one value):
+
+| name         | type  | holds |
+|---|---|---|
+| `key`        | bytes | the key, UTF-8 |
+| `first_step` | int64 | number of the first row's step |
+| `values`     | bytes | float32 little-endian (row, feature), NaN where masked |
+| `observed`   | bytes | bits (row, feature), least significant first; left out where all are observed |
+| `origins`    | bytes | bits (candidate,), least significant first; left out where every candidate is a window |
+
+A block of R rows has R - past - horizon + 1 candidates; candidate i sees rows [i, i + past) and forecasts rows
+[i + past, i + past + horizon). Features are in the order of the spec.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from schemas.errors import DatasetError
+from schemas.spec import Section, Spec, parse_spec
+
+BLOCK_KEY = "key"
+BLOCK_FIRST_STEP = "first_step"
+BLOCK_VALUES = "values"
+BLOCK_OBSERVED = "observed"
+BLOCK_ORIGINS = "origins"
+
+MANIFEST_FILE = "manifest.json"
+STATISTICS_FILE = "stats.json"
+SCHEMA_FILE = "schema.pbtxt"
+COMPLETED_FILE = "COMPLETED"
+
+ALL_ORIGINS = "all"
+"""The one split of a dataset without splits: every window, whether or not its horizon has been observed."""
+
+
+class Shard(Section):
+    """One file of a split; `path` is relative to the dataset."""
+
+    path: str
+    sha256: str
+    blocks: int
+    windows: int
+
+
+class Split(Section):
+    """The windows of one split. Origins are epoch milliseconds, both ends included; None where there is no window."""
+
+    windows: int
+    windows_by_key: dict[str, int]
+    first_origin_ms: int | None
+    last_origin_ms: int | None
+    shards: tuple[Shard, ...]
+
+
+class EventCounts(Section):
+    """What became of the input's rows; rows = used + duplicate + late + dead."""
+
+    rows: int
+    used: int
+    duplicate: int
+    late: int
+    dead: int
+    dead_by_reason: dict[str, int] = {}
+
+
+class Manifest(Section):
+    """What a dataset holds."""
+
+    format: int = 1
+    layout: str = "block"
+    spec: dict[str, object]
+    """The semantic sections of the spec, as `Spec.semantic_document` gives them."""
+    fingerprint: str
+    window_fingerprint: str
+    inputs: tuple[str, ...]
+    """File names (without folders) of what was read."""
+    events: EventCounts
+    splits: dict[str, Split]
+
+
+class Moments(Section):
+    """Of one feature's observed values: count, mean, standard deviation (population), least and greatest value."""
+
+    count: int
+    mean: float
+    std: float
+    min: float
+    max: float
+
+
+class Statistics(Section):
+    """Observed values of the train split's rows, each row once: by feature, and by key and feature.
+
+    A feature or key without an observed value is left out.
+    """
+
+    features: dict[str, Moments]
+    keys: dict[str, dict[str, Moments]]
+
+
+class DatasetFolder:
+    """A complete dataset on disk.
+
+    Raises:
+      DatasetError: the folder is missing, incomplete or damaged.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        completed = self._read(COMPLETED_FILE, "is no complete dataset: it was never finished, or is something else")
+        manifest = self._read(MANIFEST_FILE, "has no manifest")
+        if hashlib.sha256(manifest).hexdigest() != completed.decode(errors="replace").strip():
+            raise DatasetError(f"{self.path}: {MANIFEST_FILE} is not the one that {COMPLETED_FILE} was written for")
+        try:
+            self.manifest = Manifest.model_validate_json(manifest)
+            self.statistics = Statistics.model_validate_json(self._read(STATISTICS_FILE, "has no statistics"))
+        except ValidationError as exc:
+            raise DatasetError(f"{self.path}: damaged: {exc.errors(include_url=False)[0]['msg']}") from exc
+        self.spec: Spec = parse_spec(self.manifest.spec, where=f"{self.path}/{MANIFEST_FILE}")
+
+    def split(self, name: str) -> Split:
+        """The split called `name`.
+
+        Raises:
+          DatasetError: there is none.
+        """
+        if name not in self.manifest.splits:
+            raise DatasetError(f"{self.path}: expected a split of {sorted(self.manifest.splits)}, got '{name}'")
+        return self.manifest.splits[name]
+
+    def shard_paths(self, name: str) -> list[Path]:
+        """The files of a split, in order."""
+        return [self.path / shard.path for shard in self.split(name).shards]
+
+    def require_windows_of(self, spec: Spec) -> None:
+        """Checks that the dataset's windows are the spec's.
+
+        Raises:
+          DatasetError: they are not.
+        """
+        if self.manifest.window_fingerprint != spec.window_fingerprint:
+            raise DatasetError(
+                f"{self.path}: expected windows {spec.window_fingerprint} (this spec's), "
+                f"got {self.manifest.window_fingerprint}; ingest again, or use the spec that made it"
+            )
+
+    def _read(self, name: str, problem: str) -> bytes:
+        try:
+            return (self.path / name).read_bytes()
+        except OSError as exc:
+            raise DatasetError(f"{self.path}: {problem} ({name}: {exc.strerror})") from exc

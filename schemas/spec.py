@@ -1,0 +1,467 @@
+"""The spec: one YAML file that describes a stream and drives ingest, training, live predictions and retraining.
+
+Two kinds of section. The *semantic* ones (`stream`, `grid`, `window`, `split`, `model`, `training`) say what the
+windows and the model are; their canonical form is hashed into fingerprints. The *settings* (`dataset`, `kafka`, `serving`,
+`paths`) say where and how it runs; environment variables override them (`TIDEGAUGE_KAFKA__BOOTSTRAP_SERVERS=...`).
+
+All times and durations are int milliseconds in code; `schemas.units` reads what YAML writes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from difflib import get_close_matches
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+from zoneinfo import ZoneInfo
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from schemas.errors import SpecError
+from schemas.units import DurationMs, InstantMs, iso_to_ms
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+"""A name that is safe as a file, topic and model name."""
+
+Count = Annotated[int, Field(ge=1)]
+
+
+def _known_zone(zone: str) -> str:
+    try:
+        ZoneInfo(zone)
+    except (KeyError, OSError, ValueError) as exc:
+        raise ValueError("expected an IANA time zone such as 'UTC' or 'Europe/Berlin'") from exc
+    return zone
+
+
+class Section(BaseModel):
+    """Base of every part of the spec: frozen, unknown fields refused, no silent conversion of types."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+# --- semantic sections -----------------------------------------------------------------------------------------------
+
+
+class Feature(Section):
+    """One column of the windows.
+
+    Roles: a `target` is observed and forecast; a `past` covariate is observed only; a `future` covariate is known for
+    the horizon too. A `future` covariate is computed from the time of the step (`calendar`), so that batch and live
+    have the same value without an event.
+    """
+
+    name: Name
+    role: Literal["target", "past", "future"]
+    unit: str = ""
+    field: str | None = None
+    """The event's field (CSV column, JSON member); the feature's name when left out."""
+    aggregate: Literal["last", "mean", "sum", "min", "max", "count"] = "last"
+    """How several events within one step become one value."""
+    fill: Literal["hold", "zero", "none"] = "hold"
+    """What stands in for a missing value during `grid.max_gap` steps. Causal only: the future is not known live."""
+    calendar: Literal["time_of_day", "day_of_week", "time_of_year"] | None = None
+    """A phase in [-0.5, 0.5) computed from the start of the step, in UTC."""
+    description: str = ""
+
+    @model_validator(mode="after")
+    def _calendar_is_future(self) -> Self:
+        if (self.role == "future") != (self.calendar is not None):
+            raise ValueError("a feature of the role 'future' has a 'calendar', and no other role has one")
+        return self
+
+
+class EventTime(Section):
+    """Where an event's time is and how it is written."""
+
+    field: str
+    format: Literal["iso8601", "epoch_ms", "epoch_s"] = "iso8601"
+    zone: Annotated[str, AfterValidator(_known_zone)] = "UTC"
+    """For ISO times without an offset."""
+
+
+class Stream(Section):
+    """What an event is: a key, an event time and features."""
+
+    name: Name
+    key: str
+    """The event's field that names its series."""
+    time: EventTime
+    time_range: tuple[InstantMs, InstantMs] = (iso_to_ms("1970-01-01"), iso_to_ms("2100-01-01"))
+    """Half-open; an event outside is a dead letter and moves no clock."""
+    missing: tuple[str, ...] = ("", "NA", "NaN", "nan", "null")
+    """The spellings of a missing value in text files."""
+    features: Annotated[tuple[Feature, ...], Field(min_length=1)]
+    description: str = ""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        names = [feature.name for feature in self.features]
+        if doubled := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"feature names must differ; {', '.join(doubled)} is there twice")
+        if not any(feature.role == "target" for feature in self.features):
+            raise ValueError("at least one feature must have the role 'target'")
+        if self.time_range[0] >= self.time_range[1]:
+            raise ValueError("time_range must start before it ends")
+        return self
+
+
+class Grid(Section):
+    """How events of one key become regular steps. Step n is [n * step + offset, (n + 1) * step + offset), UTC."""
+
+    step: Annotated[DurationMs, Field(ge=1)]
+    offset: DurationMs = 0
+    regular: bool = False
+    """One event a step: its step closes as soon as it has come (with lateness 0)."""
+    lateness: DurationMs = 0
+    """How long after its end, on its own key's clock, a step stays open."""
+    max_disorder: DurationMs = 3_600_000
+    """An event further behind its partition's clock is late, whatever its key's clock says."""
+    max_skew: DurationMs = 600_000
+    """Live only: an event further ahead of the wall clock is a dead letter."""
+    max_gap: Annotated[int, Field(ge=0)] = 0
+    """For how many steps after the last observed one a missing value is filled."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.offset >= self.step:
+            raise ValueError("offset must be shorter than step")
+        return self
+
+
+class Window(Section):
+    """One example: `past` steps before the origin, `horizon` steps from it on, an origin every `stride` steps."""
+
+    past: Count
+    horizon: Count
+    stride: Count = 1
+    """Counted from the epoch, so that it does not depend on a key's first event."""
+    min_observed: Count = 1
+    """A window exists only where every target was observed in so many of the past steps ..."""
+    min_observed_target: Count = 1
+    """... and is used for training only where every target is observed in so many steps of the horizon."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.min_observed > self.past:
+            raise ValueError(f"min_observed must be at most past ({self.past})")
+        if self.min_observed_target > self.horizon:
+            raise ValueError(f"min_observed_target must be at most horizon ({self.horizon})")
+        return self
+
+
+SPLITS = ("train", "validation", "test")
+
+
+class DateSplit(Section):
+    """Splits by half-open UTC intervals. A window is in the split that holds all of its horizon, or in none."""
+
+    by: Literal["dates"]
+    train: tuple[InstantMs, InstantMs]
+    validation: tuple[InstantMs, InstantMs]
+    test: tuple[InstantMs, InstantMs]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for name in SPLITS:
+            start, end = self.interval(name)
+            if start >= end:
+                raise ValueError(f"{name} must start before it ends")
+        ordered = sorted((self.interval(name), name) for name in SPLITS)
+        for (before, name), (after, other) in pairwise(ordered):
+            if before[1] > after[0]:
+                raise ValueError(f"{name} and {other} overlap")
+        return self
+
+    def interval(self, split: str) -> tuple[int, int]:
+        """Start and end (exclusive) of a split in epoch milliseconds."""
+        interval: tuple[int, int] = getattr(self, split)
+        return interval
+
+
+class LstmModel(Section):
+    """Stacked LSTM over the past with a direct head for all horizon steps."""
+
+    family: Literal["lstm"]
+    units: Count = 64
+    layers: Count = 1
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    scaling: Literal["shared", "per_key", "window"] = "shared"
+    """Whose mean and deviation normalise a value: the train split's, the key's own in it, or the window's own."""
+
+
+class Training(Section):
+    """How the model is fitted."""
+
+    loss: Literal["mse", "mae", "huber"] = "mse"
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    clip_norm: Annotated[float, Field(gt=0)] = 1.0
+    batch_size: Count = 256
+    epochs: Count = 30
+    patience: Count = 4
+    """Epochs without a better validation loss before training stops and the best weights come back."""
+    seed: int = 0
+
+
+# --- settings --------------------------------------------------------------------------------------------------------
+
+
+class Dataset(Section):
+    """How windows are laid into files."""
+
+    block_windows: Count = 4096
+    """At most so many consecutive windows of one key share a record."""
+    shards: Count = 1
+    """Files a split."""
+
+
+class Topic(Section):
+    """A topic as Tidegauge creates it where it does not exist."""
+
+    name: Name
+    partitions: Count = 1
+    retention: DurationMs | Literal["unlimited"] = "unlimited"
+    """Record time is event time, so a topic that expires by time loses replayed history at once."""
+
+
+class Kafka(Section):
+    """The broker and the stream's topics; a topic left out is named after the stream."""
+
+    bootstrap_servers: str = "127.0.0.1:19092"
+    group: Name | None = None
+    input: Topic | None = None
+    predictions: Topic | None = None
+    late: Topic | None = None
+    dead_letters: Topic | None = None
+    max_poll_records: Count = 2000
+
+
+class Serving(Section):
+    """TF Serving, or the embedded model server."""
+
+    address: str = "127.0.0.1:8500"
+    model: Name | None = None
+    """The served model's name; the stream's name when left out."""
+    version: Count | None = None
+    """A pinned version; the latest when left out."""
+    deadline: Annotated[DurationMs, Field(ge=1)] = 5_000
+    max_batch: Count = 256
+
+
+class Paths(Section):
+    """Folders, relative to the working directory."""
+
+    state: str = ".tidegauge"
+    models: str = ".tidegauge/models"
+
+
+class Spec(Section):
+    """The whole spec. `load_spec` reads one."""
+
+    stream: Stream
+    grid: Grid
+    window: Window
+    split: DateSplit | None = None
+    model: LstmModel | None = None
+    training: Training = Training()
+    dataset: Dataset = Dataset()
+    kafka: Kafka = Kafka()
+    serving: Serving = Serving()
+    paths: Paths = Paths()
+
+    @cached_property
+    def span_ms(self) -> int:
+        """A key that is silent for so long starts anew: nothing that its windows could still need is left."""
+        return (self.window.past + self.grid.max_gap + 1) * self.grid.step + self.grid.lateness
+
+    @cached_property
+    def targets(self) -> tuple[Feature, ...]:
+        """The features that are forecast, in the order of the model's outputs."""
+        return tuple(feature for feature in self.stream.features if feature.role == "target")
+
+    @cached_property
+    def model_name(self) -> str:
+        """The served model's name."""
+        return self.serving.model or self.stream.name
+
+    @cached_property
+    def group(self) -> str:
+        """The consumer group of `tidegauge stream`."""
+        return self.kafka.group or f"tidegauge-{self.stream.name}"
+
+    @cached_property
+    def topics(self) -> Topics:
+        """The stream's four topics, all with as many partitions as the input unless the spec says otherwise."""
+        name, given = self.stream.name, self.kafka
+        events = given.input or Topic(name=f"{name}.events")
+
+        def derived(topic: Topic | None, suffix: str) -> Topic:
+            return topic or Topic(name=f"{name}.{suffix}", partitions=events.partitions)
+
+        return Topics(
+            input=events,
+            predictions=derived(given.predictions, "predictions"),
+            late=derived(given.late, "late"),
+            dead_letters=derived(given.dead_letters, "dead-letters"),
+        )
+
+    @cached_property
+    def window_fingerprint(self) -> str:
+        """Hash of all that the content of a window depends on; what batch, model and live must share."""
+        return _fingerprint(self.window_form())
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of the semantic sections: windows, split, model and training."""
+        return _fingerprint(self.semantic_form())
+
+    def window_form(self) -> dict[str, Any]:
+        """Canonical form of the window part: defaults and mappings left out, durations in ms."""
+        stream = _canonical(self.stream)
+        features = [
+            {name: value for name, value in feature.items() if name not in ("field", "description")}
+            for feature in stream["features"]
+        ]
+        form = {"features": features, "grid": _canonical(self.grid), "window": _canonical(self.window)}
+        return form | {name: stream[name] for name in ("time_range",) if name in stream}
+
+    def semantic_form(self) -> dict[str, Any]:
+        """Canonical form of the semantic sections."""
+        sections = {"split": self.split, "model": self.model, "training": self.training}
+        return self.window_form() | {name: _canonical(part) for name, part in sections.items() if part is not None}
+
+    def semantic_document(self) -> dict[str, Any]:
+        """The semantic sections as a spec document, to embed in datasets and models: no settings, so no secrets."""
+        names = ("stream", "grid", "window", "split", "model", "training")
+        document = self.model_dump(mode="json", exclude_defaults=True)
+        return {name: document[name] for name in names if name in document}
+
+
+class Topics(Section):
+    """The topics of one stream, with nothing left out."""
+
+    input: Topic
+    predictions: Topic
+    late: Topic
+    dead_letters: Topic
+
+
+def _canonical(section: BaseModel) -> dict[str, Any]:
+    # A field at its default is left out, so a new optional field changes no old fingerprint.
+    return section.model_dump(mode="python", exclude_defaults=True)
+
+
+def _fingerprint(form: Mapping[str, Any]) -> str:
+    text = json.dumps(form, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+_ENVIRONMENT_PREFIX = "TIDEGAUGE_"
+_SETTINGS = ("dataset", "kafka", "serving", "paths")
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML's safe loader, which refuses a key that is there twice and reads `1e-3` as the number it is."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                problem = f"the field '{key.value}' is there twice"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+            seen.add(key.value if isinstance(key, yaml.ScalarNode) else "")
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
+        return mapping
+
+
+_StrictLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+"), list("-+0123456789")
+)
+
+
+def load_spec(path: str | os.PathLike[str], environment: Mapping[str, str] | None = None) -> Spec:
+    """Reads a spec file, with the settings that environment variables override.
+
+    Args:
+      path: a YAML file.
+      environment: variables to look at; the process's own when left out.
+    Raises:
+      SpecError: the file cannot be read or is wrong; one line for each problem, all at once.
+    """
+    try:
+        document = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_StrictLoader)  # noqa: S506
+    except OSError as exc:
+        raise SpecError(f"{path}: expected a spec file, got {exc.strerror}") from exc
+    except (yaml.YAMLError, UnicodeDecodeError) as exc:
+        raise SpecError(f"{path}: expected YAML, got {' '.join(str(exc).split())}") from exc
+    if not isinstance(document, dict):
+        raise SpecError(f"{path}: expected sections such as 'stream:' and 'window:', got {type(document).__name__}")
+    _override_settings(document, os.environ if environment is None else environment)
+    return parse_spec(document, where=str(path))
+
+
+def parse_spec(document: Mapping[str, Any], *, where: str = "spec") -> Spec:
+    """Validates a spec document (what YAML or an embedded JSON gives).
+
+    Raises:
+      SpecError: one line for each problem.
+    """
+    try:
+        return Spec.model_validate(_tuples(document))
+    except ValidationError as exc:
+        lines = [_problem(error, document) for error in exc.errors(include_url=False)]
+        raise SpecError("\n".join(f"{where}: {line}" for line in lines)) from exc
+
+
+def spec_json_schema() -> dict[str, Any]:
+    """JSON Schema of the spec, for editors."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "Tidegauge spec"} | {
+        name: part for name, part in Spec.model_json_schema(mode="validation").items() if name != "title"
+    }
+
+
+def _override_settings(document: dict[str, Any], environment: Mapping[str, str]) -> None:
+    for variable, text in environment.items():
+        section, _, field = variable.removeprefix(_ENVIRONMENT_PREFIX).lower().partition("__")
+        if variable.startswith(_ENVIRONMENT_PREFIX) and section in _SETTINGS and field:
+            document[section] = (document.get(section) or {}) | {field: yaml.safe_load(text)}
+
+
+def _tuples(value: Any) -> Any:
+    # Strict mode takes only tuples for tuple fields; YAML and JSON have only lists.
+    if isinstance(value, dict):
+        return {name: _tuples(part) for name, part in value.items()}
+    return tuple(_tuples(part) for part in value) if isinstance(value, list) else value
+
+
+def _problem(error: Any, document: Any) -> str:
+    path, value = "$", document
+    for part in error["loc"]:
+        if isinstance(value, dict) and part in value:
+            path, value = f"{path}.{part}", value[part]
+        elif isinstance(value, list) and isinstance(part, int) and part < len(value):
+            path, value = f"{path}[{part}]", value[part]
+        elif error["type"] == "missing" and part == error["loc"][-1]:
+            path = f"{path}.{part}"
+        # Any other part is the tag of a union, which the document does not have.
+    if error["type"] == "missing":
+        return f"{path}: expected a value, got none"
+    if error["type"] == "extra_forbidden":
+        close = get_close_matches(str(error["loc"][-1]), sorted(_field_names(Spec)), n=1)
+        return f"{path}: unknown field" + (f"; did you mean '{close[0]}'?" if close else "")
+    message = error["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
+    return f"{path}: {message[0].lower()}{message[1:]}" + ("" if isinstance(value, dict) else f", got {value!r}")
+
+
+def _field_names(model: type[BaseModel]) -> set[str]:
+    definitions = model.model_json_schema().get("$defs", {}).values()
+    return set(model.model_fields) | {name for part in definitions for name in part.get("properties", {})}
