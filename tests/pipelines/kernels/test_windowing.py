@@ -1,0 +1,190 @@
+"""The kernels against the naive oracle, and against themselves on any cut of the input."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipelines.kernels.grid import NO_POSITION, Events, Outcome
+from pipelines.kernels.windowing import KeyState, Windowing, Windows, window_digests
+from schemas.spec import Spec
+from tests.oracle import Oracle, OracleEvent
+from tests.specs import tiny_spec
+
+STEP = 10
+
+
+@st.composite
+def specs(draw: st.DrawFn) -> Spec:
+    aggregate = st.sampled_from(["last", "mean", "sum", "min", "max", "count"])
+    fill = st.sampled_from(["hold", "zero", "none"])
+    past, horizon = draw(st.integers(1, 6)), draw(st.integers(1, 3))
+    features: list[dict[str, Any]] = [
+        {"name": "a", "role": "target", "aggregate": draw(aggregate), "fill": draw(fill)},
+        {"name": "day", "role": "future", "calendar": "time_of_day"},
+        {
+            "name": "b",
+            "role": draw(st.sampled_from(["target", "past"])),
+            "aggregate": draw(aggregate),
+            "fill": draw(fill),
+        },
+    ]
+    return tiny_spec(
+        stream={"features": features},
+        grid={
+            "step": f"{STEP}ms",
+            "offset": f"{draw(st.integers(0, STEP - 1))}ms",
+            "regular": draw(st.booleans()),
+            "lateness": f"{draw(st.sampled_from([0, 0, 5, 10, 25]))}ms",
+            "max_disorder": f"{draw(st.sampled_from([0, 15, 40, 1000]))}ms",
+            "max_gap": draw(st.integers(0, 3)),
+        },
+        window={
+            "past": past,
+            "horizon": horizon,
+            "stride": draw(st.integers(1, 3)),
+            "min_observed": draw(st.integers(1, past)),
+            "min_observed_target": draw(st.integers(1, horizon)),
+        },
+    )
+
+
+@st.composite
+def logs(draw: st.DrawFn) -> list[OracleEvent]:
+    """A partition's log: mostly forward, with disorder, ties, gaps, jumps and missing values."""
+    move = st.one_of(st.integers(0, 2 * STEP), st.integers(-40, 60), st.sampled_from([0, 0, STEP, 70, 150, 400]))
+    value = st.sampled_from([float("nan"), 0.0, 1.0, -2.5, 0.1, 3e7, 1e-7, 7.75])
+    events, time_ms = [], draw(st.integers(-500, 1_000))
+    for position in range(draw(st.integers(0, 60))):
+        time_ms += draw(move)
+        key = draw(st.sampled_from("xy"))
+        events.append(OracleEvent(key, time_ms, position, (draw(value), draw(value))))
+    return events
+
+
+def as_events(events: list[OracleEvent]) -> Events:
+    return Events(
+        np.array([event.time_ms for event in events], np.int64),
+        np.array([event.position for event in events], np.int64),
+        np.array([event.values for event in events], np.float64).reshape(len(events), 2),
+    )
+
+
+def partition_clock(log: list[OracleEvent]) -> np.ndarray[Any, np.dtype[np.int64]]:
+    return np.maximum.accumulate(np.array([event.time_ms for event in log], np.int64)) if log else np.empty(0, np.int64)
+
+
+Found = dict[tuple[str, int], tuple[bytes, bytes]]
+
+
+def collect(key: str, windows: list[Windows], found: Found) -> None:
+    for run in windows:
+        for origin, values, mask in zip(run.origin_step, run.past_values(), run.past_observed(), strict=True):
+            assert (key, int(origin)) not in found
+            found[key, int(origin)] = (values.tobytes(), mask.tobytes())
+
+
+def push_in_chunks(spec: Spec, log: list[OracleEvent], cuts: list[int], live: bool) -> tuple[Found, list[str]]:
+    """Runs the kernel over the log, cut after the given numbers of events, each key's events of a chunk together."""
+    windowing, found = Windowing(spec), Found()
+    states: dict[str, KeyState] = {}
+    outcomes = np.empty(len(log), np.int8)
+    clock = partition_clock(log)
+    for start, end in pairwise([0, *sorted(cuts), len(log)]):
+        for key in sorted({event.key for event in log[start:end]}):
+            index = np.array([i for i in range(start, end) if log[i].key == key])
+            state = states.get(key) or windowing.empty()
+            events = as_events([log[i] for i in index])
+            states[key], windows, outcomes[index] = windowing.push(state, events, clock[index] if live else None)
+            collect(key, windows, found)
+    return found, [Outcome(code).name.lower() for code in outcomes]
+
+
+def oracle_windows(oracle: Oracle) -> Found:
+    return {
+        (window.key, window.origin_step): (
+            np.array(window.values, np.float32).tobytes(),
+            np.array(window.observed, np.bool_).tobytes(),
+        )
+        for window in oracle.windows
+    }
+
+
+@settings(max_examples=400, deadline=None)
+@given(specs(), logs(), st.booleans(), st.data())
+def test_any_cut_of_the_log_gives_the_windows_of_the_oracle(
+    spec: Spec, log: list[OracleEvent], live: bool, data: st.DataObject
+) -> None:
+    oracle = Oracle(spec, live=live).run(log)
+    expected = oracle_windows(oracle)
+    some_cuts = data.draw(st.lists(st.integers(0, len(log)), max_size=5))
+    for cuts in ([], list(range(len(log))), some_cuts):
+        found, outcomes = push_in_chunks(spec, log, cuts, live)
+        assert outcomes == oracle.outcomes
+        assert found == expected
+
+
+@settings(max_examples=150, deadline=None)
+@given(specs(), logs())
+def test_labelled_windows_are_those_of_the_oracle(spec: Spec, log: list[OracleEvent]) -> None:
+    log = sorted((event for event in log if event.key == "x"), key=lambda event: event.time_ms)
+    oracle = Oracle(spec, live=False).run(log)
+    windowing = Windowing(spec)
+    _, runs, _ = windowing.push(windowing.empty(), as_events(log))
+    labelled = {int(origin) for run in runs for origin in run.origin_step[windowing.labelled(run)]}
+    assert labelled == {window.origin_step for window in oracle.windows if window.labelled}
+
+
+@settings(max_examples=150, deadline=None)
+@given(specs(), logs(), st.data())
+def test_nothing_before_the_lowest_position_is_needed(spec: Spec, log: list[OracleEvent], data: st.DataObject) -> None:
+    """A state that is rebuilt from `lowest_position` on yields the same later windows as the one that was lost."""
+    log = [event for event in log if event.key == "x"]
+    cut = data.draw(st.integers(0, len(log)))
+    windowing, clock = Windowing(spec), partition_clock(log)
+    events = as_events(log)
+    before, _, _ = windowing.push(windowing.empty(), events.take(slice(cut)), clock[:cut])
+    rest = (events.take(slice(cut, None)), clock[cut:])
+
+    first = int(np.searchsorted(events.position[:cut], before.lowest_position))
+    rebuilt, _, _ = windowing.push(windowing.empty(), events.take(slice(first, cut)), clock[first:cut])
+
+    expected, found = Found(), Found()
+    collect("x", windowing.push(before, *rest)[1], expected)
+    collect("x", windowing.push(rebuilt, *rest)[1], found)
+    assert found == expected
+
+
+def test_states_are_values() -> None:
+    windowing = Windowing(tiny_spec())
+    log = [OracleEvent("x", 10 * n, n, (float(n), 1.0)) for n in range(20)]
+    state, _, _ = windowing.push(windowing.empty(), as_events(log[:10]))
+    once = windowing.push(state, as_events(log[10:]))[1]
+    again = windowing.push(state, as_events(log[10:]))[1]
+    assert [run.past_values().tobytes() for run in once] == [run.past_values().tobytes() for run in again]
+
+
+def test_an_empty_key_needs_no_event() -> None:
+    assert Windowing(tiny_spec()).empty().lowest_position == NO_POSITION
+
+
+def test_future_values_are_the_calendar_of_the_horizon() -> None:
+    spec = tiny_spec()
+    oracle, windowing = Oracle(spec), Windowing(spec)
+    future = windowing.future_values(np.array([7, 3]))
+    expected = [[[oracle.phase("time_of_day", origin + h)] for h in range(2)] for origin in (7, 3)]
+    assert future.tobytes() == np.array(expected, np.float32).tobytes()
+
+
+def test_digests_tell_windows_apart() -> None:
+    values = np.arange(6, dtype=np.float32).reshape(2, 3, 1)
+    seen, future = np.ones((2, 3, 1), np.bool_), np.empty((2, 2, 0), np.float32)
+    one, other = window_digests(values, seen, future)
+    assert len(one) == 16
+    assert one != other
+    assert window_digests(values[:1], ~seen[:1], future[:1]) != [one]
+    assert window_digests(values[:1], seen[:1], future[:1]) == [one]
