@@ -1,8 +1,9 @@
 """The spec: one YAML file that describes a stream and drives ingest, training, live predictions and retraining.
 
 Two kinds of section. The *semantic* ones (`stream`, `grid`, `window`, `split`, `model`, `training`) say what the
-windows and the model are; their canonical form is hashed into fingerprints. The *settings* (`dataset`, `kafka`, `serving`,
-`paths`) say where and how it runs; environment variables override them (`TIDEGAUGE_KAFKA__BOOTSTRAP_SERVERS=...`).
+windows and the model are; their canonical form is hashed into fingerprints. The *settings* (`dataset`, `kafka`,
+`serving`, `paths`) say where and how it runs; environment variables override them
+(`TIDEGAUGE_KAFKA__BOOTSTRAP_SERVERS=...`).
 
 All times and durations are int milliseconds in code; `schemas.units` reads what YAML writes.
 """
@@ -187,11 +188,13 @@ class DateSplit(Section):
 
 
 class LstmModel(Section):
-    """Stacked LSTM over the past with a direct head for all horizon steps."""
+    """Stacked LSTM over segments of the past with a direct head for all horizon steps."""
 
     family: Literal["lstm"]
     units: Count = 64
     layers: Count = 1
+    segment: Count = 24
+    """Steps that make one token of the recurrence; 1 takes every step by itself."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     scaling: Literal["shared", "per_key", "window"] = "shared"
     """Whose mean and deviation normalise a value: the train split's, the key's own in it, or the window's own."""

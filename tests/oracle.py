@@ -1,7 +1,7 @@
 """The naive oracle: windows by the rules, one event and one cell at a time, in plain Python.
 
-It shares no code with the kernels. Slow on purpose: every question ("what was last observed?", "is this step closed?") is
-answered by looking through everything that is known.
+It shares no code with the kernels. Slow on purpose: every question ("what was last observed?", "is this step
+closed?") is answered by looking through everything that is known.
 """
 
 from __future__ import annotations

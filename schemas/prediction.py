@@ -1,0 +1,125 @@
+"""Predictions: the records of the predictions topic.
+
+One record for each (key, origin, model, role). Its Kafka key is the stream's key and its record time the origin, so
+that a predictions topic reads like the input topic does. Consumers must read with `isolation_level=read_committed`,
+which is not Kafka's default, to see each prediction once.
+
+The value, as JSON:
+
+    {"schema_version": 1, "stream": "nyc-weather", "key": "EWR", "origin_ms": 1380000000000, "step_ms": 3600000,
+     "targets": [{"name": "temp", "unit": "degF", "mean": [61.2, ...], "last_observed": 60.1,
+                  "last_observed_ms": 1379996400000}],
+     "observed_fraction": 0.93, "window_digest": "7420dc900d16df8e",
+     "model": {"name": "nyc-weather", "version": 3, "window_fingerprint": "8545bd..."}, "role": "champion"}
+
+`mean[i]` is the forecast for the step that starts at origin_ms + i * step_ms. `last_observed_ms` is the start of the
+step in which the target was last really observed within the window; `observed_fraction` the share of the window's
+measured cells that were. A reader must ignore members that it does not know; a new one never changes the meaning of
+an old one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from schemas.spec import Spec
+from schemas.units import ms_to_iso
+
+SCHEMA_VERSION = 1
+EVENT_TYPE = "tidegauge.prediction.v1"
+
+Role = Literal["champion", "canary", "shadow", "provisional"]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelVersion:
+    """The model that answered."""
+
+    name: str
+    version: int
+    window_fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """One forecast; `mean` is float32 (horizon, target), `last_observed` float32 (target,) with its times in ms."""
+
+    key: str
+    origin_ms: int
+    mean: NDArray[np.float32]
+    last_observed: NDArray[np.float32]
+    last_observed_ms: NDArray[np.int64]
+    observed_fraction: float
+    window_digest: str
+    model: ModelVersion
+    role: Role = "champion"
+
+    def id(self, stream: str) -> str:
+        """blake2b-128 of what the prediction is about. The version is not part: a re-issue has the same id."""
+        return prediction_id(stream, self.key, self.origin_ms, self.model.name, self.role)
+
+
+def prediction_id(stream: str, key: str, origin_ms: int, model: str, role: str) -> str:
+    """The id of a prediction: 32 hexadecimal digits."""
+    subject = orjson.dumps([stream, key, origin_ms, model, role])
+    return hashlib.blake2b(subject, digest_size=16).hexdigest()
+
+
+class PredictionWriter:
+    """Turns the predictions of one stream into record values and headers."""
+
+    def __init__(self, spec: Spec) -> None:
+        self._stream = spec.stream.name
+        self._step_ms = spec.grid.step
+        self._targets = [(target.name, target.unit) for target in spec.targets]
+
+    def value(self, prediction: Prediction) -> bytes:
+        """The record's value: JSON, floats with the fewest digits that give the same float32."""
+        targets = [
+            {
+                "name": name,
+                "unit": unit,
+                "mean": np.ascontiguousarray(prediction.mean[:, index]),
+                "last_observed": prediction.last_observed[index],
+                "last_observed_ms": prediction.last_observed_ms[index],
+            }
+            for index, (name, unit) in enumerate(self._targets)
+        ]
+        model = prediction.model
+        document: dict[str, Any] = {
+            "schema_version": SCHEMA_VERSION,
+            "stream": self._stream,
+            "key": prediction.key,
+            "origin_ms": prediction.origin_ms,
+            "step_ms": self._step_ms,
+            "targets": targets,
+            "observed_fraction": prediction.observed_fraction,
+            "window_digest": prediction.window_digest,
+            "model": {
+                "name": model.name,
+                "version": model.version,
+                "window_fingerprint": model.window_fingerprint,
+            },
+            "role": prediction.role,
+        }
+        return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+
+    def headers(self, prediction: Prediction) -> list[tuple[str, bytes]]:
+        """CloudEvents headers (binary mode), and the model's name and version."""
+        return [
+            ("ce_specversion", b"1.0"),
+            ("ce_id", prediction.id(self._stream).encode()),
+            ("ce_source", f"/tidegauge/{self._stream}".encode()),
+            ("ce_type", EVENT_TYPE.encode()),
+            ("ce_time", ms_to_iso(prediction.origin_ms).encode()),
+            ("ce_subject", prediction.key.encode()),
+            ("content-type", b"application/json"),
+            ("model_name", prediction.model.name.encode()),
+            ("model_version", str(prediction.model.version).encode()),
+        ]

@@ -1,0 +1,395 @@
+"""The live path: events in, windows, predictions out, exactly once.
+
+Each turn of the loop is five steps, in this order:
+
+1. poll      read the next records; rebalances happen inside the poll and nowhere else
+2. restore   take over newly assigned partitions: from their checkpoint, or as `--from` says
+3. stage     work out windows, late events and dead letters; nothing is changed yet
+4. predict   ask the model server, in batches across keys and partitions
+5. commit    one transaction holds the predictions, the late events, the dead letters and the offsets
+
+A process that dies anywhere before the end of step 5 has changed nothing: its successor starts at the last commit and
+predicts the same windows. A transaction is never open during a poll.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from threading import Event as StopFlag
+from typing import Any, Literal
+
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.consumer.subscription_state import ConsumerRebalanceListener
+from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
+from kafka.errors import (
+    FencedInstanceIdError,
+    KafkaError,
+    ProducerFencedError,
+    TransactionalIdAuthorizationFailedError,
+)
+from kafka.structs import OffsetAndMetadata
+
+from pipelines.kernels.windowing import Windowing
+from schemas.errors import BrokerError
+from schemas.event import EventReader
+from schemas.prediction import Prediction, PredictionWriter
+from schemas.spec import Spec
+from streaming.checkpoint import Checkpoint
+from streaming.dead_letters import refused_offsets, to_headers, to_payload
+from streaming.partition import Partition, Record, Stage
+from streaming.predictor import Predictor
+from streaming.serving_client import ServingClient
+from streaming.stream_topics import prepare_topics
+from streaming.topics import TopicAdmin, broker_errors, connect
+
+logger = logging.getLogger(__name__)
+
+Start = Literal["latest", "earliest"] | int
+"""Where a group without commits begins: an end of the topic, or an event time in epoch milliseconds."""
+
+POLL_MS = 500
+REQUEST_TIMEOUT_MS = 30_000
+TRANSACTION_TIMEOUT_MS = 60_000
+CLOSE_TIMEOUT_S = 5
+# The default of 16 KiB halves the rate of transactions; a new one must not wait long for the last one's markers.
+BATCH_BYTES = 262_144
+RETRY_BACKOFF_MS = 5
+_FATAL = (ProducerFencedError, FencedInstanceIdError, TransactionalIdAuthorizationFailedError)
+MAX_REQUEST_BYTES = 8 * 2**20
+
+
+@dataclass(slots=True)
+class StreamSummary:
+    """What a run of the consumer did; in = used + duplicate + late + dead."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    warmed: int = 0
+    """Events read only to rebuild windows; their output was suppressed."""
+
+
+class StreamConsumer:
+    """Predicts the windows of one stream, until it is told to stop.
+
+    Args:
+      spec: the stream.
+      member: a name within the consumer group. A restart under the same name is felt for a moment only (static
+        membership), and fences the process that had it.
+      start: where to begin when the group has committed nothing.
+      until_end: stop at the end that the topic had at the start, instead of waiting for more.
+      wait_s: how long to wait for the model server at the start, in seconds.
+      report: is told, in words, what a person should know.
+    """
+
+    def __init__(
+        self,
+        spec: Spec,
+        *,
+        member: str = "0",
+        start: Start = "latest",
+        until_end: bool = False,
+        wait_s: float = 10.0,
+        report: Callable[[str], None] = logger.info,
+    ) -> None:
+        self.summary = StreamSummary()
+        self._spec, self._start, self._until_end, self._wait_s = spec, start, until_end, wait_s
+        self._instance = f"{spec.group}-{member}"
+        self._topic = spec.topics.input.name
+        self._report = report
+        self._windowing, self._reader, self._writer = Windowing(spec), EventReader(spec), PredictionWriter(spec)
+        self._reach_ms = spec.span_ms + spec.grid.max_disorder
+        self._partitions: dict[TopicPartition, Partition] = {}
+        self._assigned: set[TopicPartition] = set()
+        self._taken_away: set[TopicPartition] = set()
+        self._stopping = StopFlag()
+
+    def stop(self) -> None:
+        """Ends `run` after the turn that it is in. Safe to call from a signal handler or another thread."""
+        self._stopping.set()
+
+    def run(self) -> StreamSummary:
+        """Consumes and predicts.
+
+        Raises:
+          BrokerError: Kafka is unreachable, or another process has taken this one's member name.
+          ServingError: the model server has not the model, or one of other windows.
+        """
+        with ExitStack() as stack:
+            self._open(stack)
+            ends = self._ends() if self._until_end else None
+            while not self._stopping.is_set() and not self._is_done(ends):
+                with broker_errors(self._topic):
+                    batch = self._poll()
+                    generation = self._consumer.group_metadata()
+                    self._restore()
+                    stages = self._stage(batch)
+                predictions = self._predictor.predict(
+                    [(key, windows) for stage in stages.values() for key, windows in stage.windows]
+                )
+                self._commit(stages, predictions, generation)
+        return self.summary
+
+    def _open(self, stack: ExitStack) -> None:
+        bootstrap = self._spec.kafka.bootstrap_servers
+        with TopicAdmin(bootstrap) as admin:
+            for warning in prepare_topics(admin, self._spec, oldest_ms=None, now_ms=_now_ms()):
+                self._report(warning)
+        client = stack.enter_context(ServingClient(self._spec))
+        self._predictor = Predictor(self._spec, self._windowing, client, stopping=self._stopping)
+        version = client.wait_until_available(self._wait_s)
+        self._report(f"model {client.model} version {version} at {client.address} is ready")
+        self._consumer = connect(
+            KafkaConsumer,
+            bootstrap,
+            group_id=self._spec.group,
+            group_instance_id=self._instance,
+            client_id=self._instance,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            isolation_level="read_committed",
+            partition_assignment_strategy=[CooperativeStickyAssignor],
+            max_poll_records=self._spec.kafka.max_poll_records,
+            allow_auto_create_topics=False,
+        )
+        stack.callback(self._consumer.close, autocommit=False, timeout_ms=CLOSE_TIMEOUT_S * 1_000)
+        self._producer = connect(
+            KafkaProducer,
+            bootstrap,
+            transactional_id=self._instance,
+            client_id=self._instance,
+            enable_idempotence=True,
+            acks="all",
+            compression_type="lz4",
+            batch_size=BATCH_BYTES,
+            max_request_size=MAX_REQUEST_BYTES,
+            retry_backoff_ms=RETRY_BACKOFF_MS,
+            transaction_timeout_ms=TRANSACTION_TIMEOUT_MS,
+        )
+        stack.callback(self._producer.close, timeout=CLOSE_TIMEOUT_S)
+        with broker_errors(f"transactional id {self._instance}"):
+            self._producer.init_transactions()
+            self._consumer.subscribe([self._topic], listener=_Listener(self))
+
+    # --- 1. poll ---
+
+    def _poll(self) -> dict[TopicPartition, list[Record]]:
+        batch: dict[TopicPartition, list[Record]] = self._consumer.poll(timeout_ms=POLL_MS)
+        while self._taken_away:  # also a partition that came back within the same rebalance
+            self._partitions.pop(self._taken_away.pop(), None)
+        # What was fetched of a partition before it was taken over came from the wrong place.
+        return {tp: records for tp, records in batch.items() if tp in self._partitions}
+
+    # --- 2. restore ---
+
+    def _restore(self) -> None:
+        for tp in sorted(self._assigned - set(self._partitions)):
+            self._partitions[tp] = partition = self._take_over(tp)
+            self._consumer.seek(tp, partition.next_offset)
+            self._consumer.resume(tp)
+            behind = partition.live_from - partition.next_offset
+            self._report(
+                f"{partition.name}: live from offset {partition.live_from}, {behind} before it to warm windows"
+            )
+
+    def _take_over(self, tp: TopicPartition) -> Partition:
+        committed = self._consumer.committed(tp, metadata=True, timeout_ms=REQUEST_TIMEOUT_MS)
+        first = self._offset(self._consumer.beginning_offsets, tp)
+        if committed is None:
+            live_from = self._first_live_offset(tp)
+            return self._warm(tp, live_from, self._start if isinstance(self._start, int) else self._newest_ms(tp))
+        checkpoint = Checkpoint.read(committed.offset, committed.metadata)
+        count = len(self._consumer.partitions_for_topic(self._topic) or ())
+        if checkpoint is None or (checkpoint.window_fingerprint, checkpoint.partitions) != (
+            self._spec.window_fingerprint,
+            count,
+        ):
+            self._report(
+                f"{_name(tp)}: the last commit is of other windows or another number of partitions; "
+                f"goes on at offset {committed.offset} with windows rebuilt from the topic"
+            )
+            return self._warm(tp, committed.offset, checkpoint.clock_ms if checkpoint else None)
+        if first > checkpoint.replay_offset:
+            self._report(
+                f"{_name(tp)}: retention has removed offsets {checkpoint.replay_offset} to {first}, "
+                "which windows still need: they start again from what is left"
+            )
+        refused: Collection[int] | None = checkpoint.refused
+        if refused is None:
+            replay = range(checkpoint.replay_offset, checkpoint.offset)
+            refused = refused_offsets(self._spec, tp.partition, replay)
+        return self._partition(
+            tp,
+            start_offset=max(checkpoint.replay_offset, first),
+            live_from=max(checkpoint.offset, first),
+            clock_ms=checkpoint.clock_ms,
+            refused=frozenset(refused),
+        )
+
+    def _warm(self, tp: TopicPartition, live_from: int, time_ms: int | None) -> Partition:
+        """A cold start at `live_from`, with windows warmed from the events of the time before `time_ms`."""
+        start_offset = self._offset(self._consumer.beginning_offsets, tp)
+        if time_ms is not None:
+            start_offset = self._offset_at(tp, max(time_ms - self._reach_ms, 0), default=live_from)
+        return self._partition(tp, start_offset=min(start_offset, live_from), live_from=live_from)
+
+    def _partition(self, tp: TopicPartition, **place: Any) -> Partition:
+        count = len(self._consumer.partitions_for_topic(self._topic) or ())
+        return Partition(self._spec, self._windowing, self._reader, name=_name(tp), partitions=count, **place)
+
+    def _first_live_offset(self, tp: TopicPartition) -> int:
+        end = self._offset(self._consumer.end_offsets, tp)
+        if self._start == "latest":
+            return end
+        if self._start == "earliest":
+            return self._offset(self._consumer.beginning_offsets, tp)
+        return self._offset_at(tp, self._start, default=end)
+
+    def _newest_ms(self, tp: TopicPartition) -> int | None:
+        """The greatest record time of a partition; None where all of it is to be read."""
+        if self._start == "earliest":
+            return None
+        with TopicAdmin(self._spec.kafka.bootstrap_servers) as admin:
+            return admin.newest_ms(tp.topic, tp.partition)
+
+    def _offset_at(self, tp: TopicPartition, time_ms: int, *, default: int) -> int:
+        found = self._consumer.offsets_for_times({tp: time_ms}, timeout_ms=REQUEST_TIMEOUT_MS)[tp]
+        return default if found is None else int(found.offset)
+
+    @staticmethod
+    def _offset(lookup: Callable[..., Mapping[TopicPartition, int]], tp: TopicPartition) -> int:
+        return lookup([tp], timeout_ms=REQUEST_TIMEOUT_MS)[tp]
+
+    # --- 3. stage ---
+
+    def _stage(self, batch: Mapping[TopicPartition, Sequence[Record]]) -> dict[TopicPartition, Stage]:
+        stages, now_ms = {}, _now_ms()
+        for tp, records in batch.items():
+            partition = self._partitions[tp]
+            replayed = [record for record in records if record.offset < partition.live_from]
+            if replayed:
+                partition.apply(partition.stage(replayed, now_ms))
+                self.summary.warmed += len(replayed)
+            live = records[len(replayed) :]
+            if live:
+                stages[tp] = partition.stage(live, now_ms)
+        return stages
+
+    # --- 5. commit ---
+
+    def _commit(self, stages: Mapping[TopicPartition, Stage], predictions: list[Prediction], generation: Any) -> None:
+        if not stages:
+            return
+        if not self._is_member(generation):
+            self._go_back("the group has given its partitions to another member")
+            return
+        try:
+            self._transact(stages, predictions, generation)
+        except _FATAL as exc:
+            raise BrokerError(
+                f"{self._instance}: another process runs under this member name ({type(exc).__name__}); "
+                "give each process of the group its own --member"
+            ) from exc
+        except KafkaError as exc:
+            with broker_errors(f"transactional id {self._instance}"):
+                self._producer.abort_transaction()
+            self._go_back(repr(exc))
+            return
+        for tp, stage in stages.items():
+            self._partitions[tp].apply(stage)
+            self.summary.counts += stage.counts
+        self.summary.counts["predictions"] += len(predictions)
+
+    def _is_member(self, generation: Any) -> bool:
+        # The broker takes a transactional commit without a generation, unfenced, so this check is ours to make.
+        return bool(generation.generation_id >= 0 and generation == self._consumer.group_metadata())
+
+    def _transact(
+        self, stages: Mapping[TopicPartition, Stage], predictions: Sequence[Prediction], generation: Any
+    ) -> None:
+        offsets = {}
+        for tp, stage in stages.items():
+            point = self._partitions[tp].checkpoint(stage)
+            offsets[tp] = OffsetAndMetadata(point.offset, point.metadata(), -1)
+        self._producer.begin_transaction()
+        for prediction in predictions:
+            self._send_prediction(prediction)
+        for stage in stages.values():
+            self._send_refused(stage)
+        self._producer.send_offsets_to_transaction(offsets, generation)
+        self._producer.commit_transaction()
+
+    def _go_back(self, reason: str) -> None:
+        """Forgets what is not committed: the next turn takes every partition over from its checkpoint."""
+        self._report(f"{self._instance}: nothing of this batch was committed, going back to the last commit: {reason}")
+        self._consumer.pause(*self._partitions)
+        self._partitions.clear()
+
+    def _send_prediction(self, prediction: Prediction) -> None:
+        self._producer.send(
+            self._spec.topics.predictions.name,
+            key=prediction.key.encode(),
+            value=self._writer.value(prediction),
+            headers=self._writer.headers(prediction),
+            timestamp_ms=prediction.origin_ms,
+        )
+
+    def _send_refused(self, stage: Stage) -> None:
+        for record in stage.late:
+            self._producer.send(
+                self._spec.topics.late.name,
+                key=record.key,
+                value=record.value,
+                headers=list(record.headers),
+                timestamp_ms=record.timestamp,
+            )
+        for record, letter in stage.dead:
+            self._producer.send(
+                self._spec.topics.dead_letters.name,
+                key=letter.key,
+                value=to_payload(letter),
+                headers=[*record.headers, *to_headers(letter)],
+                timestamp_ms=record.timestamp,
+            )
+
+    # --- the end ---
+
+    def _ends(self) -> dict[TopicPartition, int]:
+        with broker_errors(self._topic):
+            numbers = self._consumer.partitions_for_topic(self._topic) or ()
+            topic = [TopicPartition(self._topic, number) for number in numbers]
+            ends: dict[TopicPartition, int] = self._consumer.end_offsets(topic, timeout_ms=REQUEST_TIMEOUT_MS)
+            return ends
+
+    def _is_done(self, ends: Mapping[TopicPartition, int] | None) -> bool:
+        """Whether every partition has been read to `ends`; the position also moves past transaction markers."""
+        return ends is not None and all(
+            tp in self._partitions and self._consumer.position(tp, timeout_ms=REQUEST_TIMEOUT_MS) >= end
+            for tp, end in ends.items()
+        )
+
+
+class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
+    """Notes what is assigned. It runs on the client's own thread, where nothing may block: the loop does the work."""
+
+    def __init__(self, owner: StreamConsumer) -> None:
+        self._owner = owner
+
+    def on_partitions_assigned(self, assigned: Sequence[TopicPartition]) -> None:
+        self._owner._consumer.pause(*assigned)
+        self._owner._assigned |= set(assigned)
+
+    def on_partitions_revoked(self, revoked: Sequence[TopicPartition]) -> None:
+        self._owner._assigned -= set(revoked)
+        self._owner._taken_away |= set(revoked)
+
+
+def _name(tp: TopicPartition) -> str:
+    return f"{tp.topic}[{tp.partition}]"
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
