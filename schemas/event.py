@@ -7,6 +7,7 @@ numbers with the functions here, so that a value is the same float wherever it c
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
@@ -64,6 +65,7 @@ class EventReader:
         self._names = tuple(field.name for field in self.fields)
         self._zone = ZoneInfo(stream.time.zone)
         self._format = stream.time.format
+        self._missing = frozenset(stream.missing)
         self._start_ms, self._end_ms = stream.time_range
 
     def read_json(self, payload: bytes | None) -> Event:
@@ -83,6 +85,17 @@ class EventReader:
         key = self.read_key(document.get(self.key_field))
         time_ms = self.read_time(document.get(self.time_field))
         return Event(key, time_ms, [self.read_number(document.get(name), name) for name in self._names])
+
+    def read_row(self, row: Mapping[str, str]) -> Event:
+        """Reads an event from the texts of a file's row; `stream.missing` spells a missing number or time.
+
+        Raises:
+          BadEvent: it is none.
+        """
+        key = self.read_key(row.get(self.key_field))
+        time_text = row.get(self.time_field)
+        time_ms = self.read_time(None if time_text in self._missing else time_text)
+        return Event(key, time_ms, [self.read_number_text(row.get(name, ""), name) for name in self._names])
 
     def read_key(self, value: Any) -> str:
         """The key as text; an integer is taken as its digits."""
@@ -119,6 +132,18 @@ class EventReader:
                 raise ValueError
             return number
         return math.floor(float(value) * 1_000)
+
+    def read_number_text(self, text: str, name: str) -> float:
+        """A number as files write it, or NaN for a spelling of missing; the same float64 as of the JSON number."""
+        if text in self._missing:
+            return _MISSING
+        try:
+            if "_" in text or not text.isascii():  # Python's own extras; no other reader takes them
+                raise ValueError
+            value = float(text)
+        except ValueError as exc:
+            raise BadEvent("type", f"{name}: expected a number, got {text!r:.60}") from exc
+        return self.read_number(value, name)
 
     @staticmethod
     def read_number(value: Any, name: str) -> float:
