@@ -122,7 +122,8 @@ class KafkaNode:
 
     def _write_properties(self, filename: str, ports: Ports, data_dir: Path) -> Path:
         path = self._folder / filename
-        path.write_text("".join(f"{key}={value}\n" for key, value in _properties(ports, data_dir).items()))
+        text = "".join(f"{key}={value}\n" for key, value in _properties(ports, data_dir).items())
+        path.write_text(text, encoding="latin-1", errors="backslashreplace")  # how Java reads a properties file
         return path
 
 
@@ -181,7 +182,7 @@ def _answers(port: int) -> bool:
         clients.append(KafkaNetClient(**configs))
         return clients[-1]
 
-    with _quiet("kafka"):
+    with _kafka_python_silent():
         try:
             with KafkaAdminClient(
                 bootstrap_servers=f"{LOOPBACK}:{port}", bootstrap_timeout_ms=2000, kafka_client=client
@@ -195,9 +196,9 @@ def _answers(port: int) -> bool:
 
 
 @contextmanager
-def _quiet(name: str) -> Iterator[None]:
-    """Silences a library that logs an error for what is expected here."""
-    log = logging.getLogger(name)
+def _kafka_python_silent() -> Iterator[None]:
+    """It logs an error for each try to reach a broker that is not ready yet, which is expected here."""
+    log = logging.getLogger("kafka")
     before = log.level
     log.setLevel(logging.CRITICAL + 1)
     try:

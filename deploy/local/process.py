@@ -212,12 +212,15 @@ def _run_dir(state_dir: Path) -> Path:
 
 
 def _alive(process: psutil.Process) -> bool:
-    """Whether it still runs. If it is our child and has ended, it is reaped; another parent's zombie is not alive."""
+    """Whether it still runs. If it is our child and has ended, it is reaped; another parent's zombie is not alive.
+
+    A zombie whose threads have not all ended is: it still holds its ports.
+    """
     try:
         process.wait(timeout=0)
     except psutil.TimeoutExpired:
         try:
-            return bool(process.status() != psutil.STATUS_ZOMBIE)
+            return bool(process.status() != psutil.STATUS_ZOMBIE or process.num_threads() > 1)
         except psutil.NoSuchProcess:
             return False
     return False
