@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, date, datetime, tzinfo
+from datetime import UTC, date, datetime, timedelta, tzinfo
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
@@ -52,7 +52,7 @@ def iso_to_ms(text: str, zone: tzinfo = UTC) -> int:
 def ms_to_iso(time_ms: int) -> str:
     """`2013-01-01T06:00:00Z`, with milliseconds only where there are any."""
     seconds, millis = divmod(time_ms, 1_000)
-    text = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    text = (_EPOCH + timedelta(seconds=seconds)).isoformat().removesuffix("+00:00")
     return f"{text}.{millis:03d}Z" if millis else f"{text}Z"
 
 
