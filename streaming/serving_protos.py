@@ -48,6 +48,7 @@ with _tensorflow_as_bare_package():
     from tensorflow.core.framework.tensor_shape_pb2 import TensorShapeProto
     from tensorflow.core.framework.types_pb2 import DataType
     from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef, TensorInfo
+    from tensorflow_serving.apis import model_service_pb2, prediction_service_pb2
     from tensorflow_serving.apis.classification_pb2 import (
         ClassificationRequest,
         ClassificationResponse,
@@ -98,7 +99,12 @@ with _tensorflow_as_bare_package():
         ModelServerConfig,
     )
 
+MODEL_SERVICE = str(model_service_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name)
+PREDICTION_SERVICE = str(prediction_service_pb2.DESCRIPTOR.services_by_name["PredictionService"].full_name)
+
 __all__ = [
+    "MODEL_SERVICE",
+    "PREDICTION_SERVICE",
     "ClassificationRequest",
     "ClassificationResponse",
     "ClassificationResult",

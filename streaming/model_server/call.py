@@ -21,10 +21,12 @@ class Call:
     Attributes:
       expires_s: `time.monotonic()` at which the caller's deadline passes; infinite without one.
       cancelled: whether the caller has gone away.
+      api: the method that was called, for the metrics.
     """
 
     expires_s: float = math.inf
     cancelled: Callable[[], bool] = _never
+    api: str = ""
 
     def check(self) -> None:
         """Raises a `StatusError` if the result would reach nobody, so that no work is spent on it."""

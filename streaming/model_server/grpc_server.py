@@ -4,22 +4,41 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
 
 from streaming.model_server.call import Call
+from streaming.model_server.classifier import classify
 from streaming.model_server.get_model_metadata import get_model_metadata
 from streaming.model_server.get_model_status import get_model_status
+from streaming.model_server.metrics import Metrics
+from streaming.model_server.multi_inference import multi_inference
 from streaming.model_server.predict import predict
+from streaming.model_server.regressor import regress
+from streaming.model_server.reload_config import handle_reload_config_request
 from streaming.model_server.server_core import ServerCore
-from streaming.model_server.status import status_of, wire_message
-from streaming.serving_protos import GetModelMetadataRequest, GetModelStatusRequest, PredictRequest
+from streaming.model_server.status import Code, status_of, wire_message
+from streaming.serving_protos import (
+    MODEL_SERVICE,
+    PREDICTION_SERVICE,
+    ClassificationRequest,
+    GetModelMetadataRequest,
+    GetModelStatusRequest,
+    MultiInferenceRequest,
+    PredictRequest,
+    RegressionRequest,
+    ReloadConfigRequest,
+)
 
 _MAX_MESSAGE_BYTES = 2**31 - 1
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
+_HEALTH_SERVICES = ("", PREDICTION_SERVICE, MODEL_SERVICE, "PredictionService", "ModelService")
+_COUNTED = ("Predict", "Classify", "Regress")
 
 Method = Callable[[Any, Call], Any]
 
@@ -30,23 +49,22 @@ class GrpcServer:
     def __init__(
         self,
         core: ServerCore,
+        metrics: Metrics,
         *,
-        address: str,
         max_threads: int,
         as_content: bool,
+        with_health: bool,
         channel_arguments: Sequence[tuple[str, str | int]] = (),
     ) -> None:
-        """Binds, but does not serve yet.
+        """Makes a server that listens nowhere yet.
 
         Args:
           core: what is served.
-          address: `host:port`; port 0 takes a free one.
+          metrics: are counted.
           max_threads: requests that are worked on at the same time.
           as_content: answers carry `tensor_content`.
+          with_health: offer `grpc.health.v1.Health`.
           channel_arguments: for the gRPC library.
-
-        Raises:
-          OSError: the address cannot be bound.
         """
         self._server = grpc.server(
             ThreadPoolExecutor(max_threads, thread_name_prefix="grpc"),
@@ -57,27 +75,52 @@ class GrpcServer:
                 *channel_arguments,
             ],
         )
-
-        def run_predict(request: Any, call: Call) -> Any:
-            return predict(core, request, call, as_content=as_content)
-
+        edge = _Edge(core, metrics)
         self._server.add_generic_rpc_handlers(
             (
-                _service(
-                    "tensorflow.serving.PredictionService",
+                edge.service(
+                    PREDICTION_SERVICE,
                     {
-                        "Predict": (PredictRequest, run_predict),
+                        "Predict": (PredictRequest, lambda r, c: predict(core, r, c, as_content=as_content)),
+                        "Classify": (ClassificationRequest, lambda r, c: classify(core, r, c)),
+                        "Regress": (RegressionRequest, lambda r, c: regress(core, r, c)),
+                        "MultiInference": (MultiInferenceRequest, lambda r, c: multi_inference(core, r, c)),
                         "GetModelMetadata": (GetModelMetadataRequest, lambda r, _: get_model_metadata(core, r)),
                     },
                 ),
-                _service(
-                    "tensorflow.serving.ModelService",
-                    {"GetModelStatus": (GetModelStatusRequest, lambda r, _: get_model_status(core, r))},
+                edge.service(
+                    MODEL_SERVICE,
+                    {
+                        "GetModelStatus": (GetModelStatusRequest, lambda r, _: get_model_status(core, r)),
+                        "HandleReloadConfigRequest": (
+                            ReloadConfigRequest,
+                            lambda r, c: handle_reload_config_request(core, metrics, r, c),
+                        ),
+                    },
                 ),
             )
         )
+        services = [PREDICTION_SERVICE, MODEL_SERVICE, reflection.SERVICE_NAME]
+        self._health = health.HealthServicer()
+        if with_health:
+            health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+            services.append(health.SERVICE_NAME)
+        reflection.enable_server_reflection(services, self._server)
+        self.set_ready(ready=False)
+
+    def listen(self, address: str, credentials: grpc.ServerCredentials | None) -> int:
+        """Binds an address, `host:port` or `unix:path`, in the clear if there are no credentials.
+
+        Returns:
+          The port; of a port 0, the one that was taken.
+
+        Raises:
+          OSError: the address cannot be bound.
+        """
         try:
-            self.port = self._server.add_insecure_port(address)
+            if credentials is None:
+                return int(self._server.add_insecure_port(address))
+            return int(self._server.add_secure_port(address, credentials))
         except RuntimeError as error:
             raise OSError(f"cannot listen on {address}: {error}") from error
 
@@ -85,39 +128,79 @@ class GrpcServer:
         """Begins to serve."""
         self._server.start()
 
+    def set_ready(self, *, ready: bool) -> None:
+        """Says to health checks whether every model answers."""
+        status = health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
+        for service in _HEALTH_SERVICES:
+            self._health.set(service, status)
+
     def stop(self, grace_s: float) -> None:
         """Takes no new requests, and waits for the running ones for at most `grace_s` seconds."""
+        self._health.enter_graceful_shutdown()
         self._server.stop(grace_s).wait()
 
 
-def _service(name: str, methods: dict[str, tuple[Any, Method]]) -> grpc.GenericRpcHandler:
-    return grpc.method_handlers_generic_handler(
-        name,
-        {
-            method: grpc.unary_unary_rpc_method_handler(
-                _at_the_edge(run),
-                request_deserializer=request.FromString,
-                response_serializer=_serialize,
-            )
-            for method, (request, run) in methods.items()
-        },
+def server_credentials(key: bytes, certificate: bytes, custom_ca: bytes, *, client_verify: bool) -> Any:
+    """Credentials of a server, from PEM texts; with `client_verify`, clients must have a certificate of `custom_ca`."""
+    return grpc.ssl_server_credentials(
+        [(key, certificate)], root_certificates=custom_ca or None, require_client_auth=client_verify
     )
+
+
+class _Edge:
+    """Lets methods raise what they like: the client gets a code and a sentence, and the metrics an entry."""
+
+    def __init__(self, core: ServerCore, metrics: Metrics) -> None:
+        self._core = core
+        self._metrics = metrics
+
+    def service(self, name: str, methods: Mapping[str, tuple[Any, Method]]) -> grpc.GenericRpcHandler:
+        """A service of unary methods, each with its request's class."""
+        return grpc.method_handlers_generic_handler(
+            name,
+            {
+                method: grpc.unary_unary_rpc_method_handler(
+                    self._handler(method, run), request_deserializer=request.FromString, response_serializer=_serialize
+                )
+                for method, (request, run) in methods.items()
+            },
+        )
+
+    def _handler(self, api: str, run: Method) -> Callable[[Any, grpc.ServicerContext], Any]:
+        counted = api in _COUNTED
+
+        def handle(request: Any, context: grpc.ServicerContext) -> Any:
+            started = time.perf_counter()
+            remaining_s = context.time_remaining()
+            expires_s = math.inf if remaining_s is None else time.monotonic() + remaining_s
+            try:
+                response = run(request, Call(expires_s, lambda: not context.is_active(), api))
+            except Exception as exc:
+                error = status_of(exc)
+                if counted:
+                    self._metrics.request_count.add((self._label(request), error.code.name))
+                return context.abort(_CODES[error.code], wire_message(error.message))
+            if counted:
+                name = request.model_spec.name
+                self._metrics.request_count.add((name, Code.OK.name))
+                self._metrics.request_latency.add((name, api, "GRPC"), (time.perf_counter() - started) * 1e6)
+                if api != "Predict":
+                    self._count_examples(name, request)
+            return response
+
+        return handle
+
+    def _label(self, request: Any) -> str:
+        """The model's name if there is such a model, so that clients cannot make up metrics."""
+        name = str(request.model_spec.name)
+        return name if self._core.knows(name) else ""
+
+    def _count_examples(self, name: str, request: Any) -> None:
+        lists = request.input
+        count = len(lists.example_list.examples) + len(lists.example_list_with_context.examples)
+        self._metrics.request_example_counts.add((name,), count)
+        self._metrics.request_example_count_total.add((name,), count)
 
 
 def _serialize(message: Any) -> bytes:
     return bytes(message.SerializeToString())
-
-
-def _at_the_edge(run: Method) -> Callable[[Any, grpc.ServicerContext], Any]:
-    """Lets a method raise what it likes: the client gets a code and a sentence."""
-
-    def handle(request: Any, context: grpc.ServicerContext) -> Any:
-        remaining_s = context.time_remaining()
-        expires_s = math.inf if remaining_s is None else time.monotonic() + remaining_s
-        try:
-            return run(request, Call(expires_s, lambda: not context.is_active()))
-        except Exception as exc:
-            error = status_of(exc)
-        return context.abort(_CODES[error.code], wire_message(error.message))
-
-    return handle

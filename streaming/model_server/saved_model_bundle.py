@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import tensorflow as tf
@@ -115,16 +115,16 @@ class SessionBundle:
     def _make(self, feeds: tuple[str, ...], fetches: tuple[str, ...]) -> Executable:
         # Two aliases may name one tensor, which the runtime fetches once only.
         unique = list(dict.fromkeys(fetches))
-        run: Executable = self._session._make_callable_from_options(CallableOptions(feed=feeds, fetch=unique))
-        if len(unique) == len(fetches):
-            return run
+        run: Callable[..., Sequence[Any]] = self._session._make_callable_from_options(
+            CallableOptions(feed=feeds, fetch=unique)
+        )
         places = [unique.index(name) for name in fetches]
 
-        def run_and_repeat(*arrays: Array) -> Sequence[Array]:
-            results = run(*arrays)
-            return [results[place] for place in places]
+        def run_arrays(*arrays: Array) -> Sequence[Array]:
+            results = [_as_array(result) for result in run(*arrays)]
+            return results if len(unique) == len(fetches) else [results[place] for place in places]
 
-        return run_and_repeat
+        return run_arrays
 
 
 class EagerBundle:
@@ -153,6 +153,13 @@ class EagerBundle:
     def close(self) -> None:
         """Lets go of the model; Python frees it."""
         del self._loaded
+
+
+def _as_array(result: Any) -> Array:
+    """What a session gives for one fetch: scalars come as numpy scalars, and those of strings as `bytes`."""
+    if isinstance(result, np.ndarray):
+        return result
+    return np.array(result, dtype=object if isinstance(result, bytes) else None)
 
 
 def _read_signature_defs(path: Path, tags: tuple[str, ...]) -> dict[str, SignatureDef]:

@@ -8,9 +8,11 @@ import hashlib
 import json
 import logging
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from streaming.model_server.metrics import Metrics
 from streaming.model_server.model_config import check_allowed
 from streaming.model_server.saved_model_bundle import SessionOptions, load_bundle
 from streaming.model_server.servable import ExecutionFactory, Servable
@@ -34,6 +36,7 @@ class SavedModelLoader:
         execution: Callable[[Path], ExecutionFactory],
         warmup: Warmup | None,
         allowed_roots: Sequence[Path],
+        metrics: Metrics,
     ) -> None:
         """Sets how models are loaded.
 
@@ -42,11 +45,13 @@ class SavedModelLoader:
           execution: gives the way to run the model of a version folder.
           warmup: what to do before a servable is available; None for nothing.
           allowed_roots: resolved folders that every file of a model must lie in; none allows all.
+          metrics: where attempts, load times and run times are counted.
         """
         self._session_options = session_options
         self._execution = execution
         self._warmup = warmup
         self._allowed_roots = allowed_roots
+        self._metrics = metrics
 
     def __call__(self, name: str, version: int, path: Path) -> Servable:
         """Loads one version.
@@ -56,12 +61,25 @@ class SavedModelLoader:
             roots.
           Exception: whatever TensorFlow raises for a folder that is no SavedModel.
         """
+        started = time.perf_counter()
+        try:
+            servable = self._load(name, version, path)
+        except BaseException:
+            self._metrics.load_attempts.add((str(path), "fail"))
+            raise
+        self._metrics.load_attempts.add((str(path), "success"))
+        self._metrics.load_latency.add((str(path),), (time.perf_counter() - started) * 1e6)
+        return servable
+
+    def _load(self, name: str, version: int, path: Path) -> Servable:
         if self._allowed_roots:
             check_files_allowed(path, self._allowed_roots)
         check_checksums(path)
         bundle = load_bundle(path, self._session_options)
         try:
-            servable = Servable(name, version, bundle, self._execution(path), on_unloaded=give_memory_back)
+            servable = Servable(
+                name, version, bundle, self._execution(path), give_memory_back, self._metrics.runtime_latency
+            )
             servable.prepare()
             if self._warmup is not None:
                 self._warmup(servable, path)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from streaming.model_server.call import Call
+from streaming.model_server.metrics import Histogram
 from streaming.model_server.saved_model_bundle import Bundle, Executable
 from streaming.model_server.signature import INIT_OP_SIGNATURES, Signature, TensorRef
 from streaming.tensors import Array
@@ -58,7 +60,18 @@ class Servable:
         bundle: Bundle,
         execution: ExecutionFactory = run_directly,
         on_unloaded: Callable[[], None] = lambda: None,
+        runtime_latency: Histogram | None = None,
     ) -> None:
+        """Takes over a bundle.
+
+        Args:
+          name: of the model.
+          version: its number.
+          bundle: what runs.
+          execution: how it runs.
+          on_unloaded: called when the bundle is closed.
+          runtime_latency: where the time of each run is counted, in microseconds.
+        """
         self.name = name
         self.version = version
         self.signatures: Mapping[str, Signature] = {
@@ -70,6 +83,7 @@ class Servable:
         self._bundle = bundle
         self._execution = execution
         self._on_unloaded = on_unloaded
+        self._runtime_latency = runtime_latency
         self._executions: dict[tuple[tuple[TensorRef, ...], tuple[TensorRef, ...]], Execution] = {}
         self._in_flight = 0
         self._retired = False
@@ -103,7 +117,12 @@ class Servable:
             execution = self._executions.setdefault(
                 key, self._execution(self._bundle.executable(feeds, fetches), feeds)
             )
-        return execution(arrays, call)
+        if self._runtime_latency is None:
+            return execution(arrays, call)
+        started = time.perf_counter()
+        results = execution(arrays, call)
+        self._runtime_latency.add((self.name, call.api, "TF1"), (time.perf_counter() - started) * 1e6)
+        return results
 
     def acquire(self) -> bool:
         """Keeps the servable loaded until `release`. False if it is already being unloaded."""

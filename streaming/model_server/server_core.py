@@ -113,6 +113,25 @@ class ServerCore:
         """The labels of a model."""
         return self._labels.get(name, {})
 
+    def knows(self, name: str) -> bool:
+        """Whether the config has a model of that name."""
+        return name in self._models
+
+    def versions(self, name: str) -> list[VersionStatus]:
+        """The versions of a model, possibly none."""
+        return self._manager.statuses(name)
+
+    def version_of_label(self, name: str, label: str) -> int:
+        """The version that a label names.
+
+        Raises:
+          StatusError: INVALID_ARGUMENT for an unknown label.
+        """
+        version = self._labels.get(name, {}).get(label)
+        if version is None:
+            raise invalid_argument(f"Unrecognized servable version label: {label}")
+        return version
+
     def is_ready(self) -> bool:
         """Whether every model of the config has a version that answers."""
         available = self._manager.available()
@@ -165,9 +184,7 @@ class ServerCore:
         if choice == "version":
             version = spec.version.value
         elif choice == "version_label":
-            version = self._labels.get(name, {}).get(spec.version_label)
-            if version is None:
-                raise invalid_argument(f"Unrecognized servable version label: {spec.version_label}")
+            version = self.version_of_label(name, spec.version_label)
         while True:
             found = self._manager.find(name, version)
             if found is None:

@@ -22,6 +22,22 @@ _REGRESS = "tensorflow/serving/regress"
 _CLASSIFY = "tensorflow/serving/classify"
 
 
+MODELS_CONFIG = """
+model_config_list {
+  config { name: "default" base_path: "FOLDER/half_plus_two" model_platform: "tensorflow" }
+  config { name: "half_plus_three" base_path: "FOLDER/half_plus_three" model_platform: "tensorflow" }
+  config {
+    name: "two_versions" base_path: "FOLDER/two_versions" model_platform: "tensorflow"
+    model_version_policy { all {} }
+    version_labels { key: "A" value: 123 }
+    version_labels { key: "B" value: 124 }
+  }
+  config { name: "counter" base_path: "FOLDER/counter" model_platform: "tensorflow" }
+  config { name: "identity" base_path: "FOLDER/identity" model_platform: "tensorflow" }
+}
+"""
+
+
 def _save(session, path: Path, signatures: dict) -> None:
     builder = v1.saved_model.Builder(str(path))
     builder.add_meta_graph_and_variables(session, ["serve"], signature_def_map=signatures)
@@ -122,6 +138,8 @@ def write(folder: Path) -> None:
     counter(folder / "counter" / "1")
     identity(folder / "identity" / "1")
     masked_mean(folder / "masked_mean" / "1")
+    (folder / "models.config").write_text(MODELS_CONFIG.replace("FOLDER", str(folder)))
+    (folder / "monitoring.config").write_text("prometheus_config { enable: true }\n")
 
 
 if __name__ == "__main__":

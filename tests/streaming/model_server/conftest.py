@@ -1,0 +1,3 @@
+from tests.conformance.conftest import models
+
+__all__ = ["models"]
