@@ -1,1 +1,327 @@
-"""The command line."""
+"""The door: the command line.
+
+Each verb is a thin call into one room, which is imported when the verb runs. Every verb has `--help` and `--json`; it
+exits with 0 on success and with 2 and one clear line on bad input.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from schemas.errors import TidegaugeError
+
+app = typer.Typer(
+    name="tidegauge",
+    help="One spec from raw events to live predictions.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+SpecFile = Annotated[Path, typer.Option("--spec", help="The stream's spec (YAML).")]
+Inputs = Annotated[list[str], typer.Option("--input", help="A file or pattern; may be given several times.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else.")]
+StateDir = Annotated[Path | None, typer.Option("--state", help="State folder of the local stack.")]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one verb and returns its exit code."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        app(args=argv, prog_name="tidegauge")
+    except SystemExit as done:  # Typer's way to end, mistakes in the arguments included
+        return done.code if isinstance(done.code, int) else 0
+    except TidegaugeError as exc:
+        for line in str(exc).splitlines():
+            print(f"tidegauge: {line}", file=sys.stderr)
+        return exc.exit_code
+    return 0
+
+
+# --- batch ---
+
+
+@app.command(context_settings={"allow_extra_args": True})
+def ingest(
+    context: typer.Context,
+    spec: SpecFile,
+    inputs: Inputs,
+    output: Annotated[Path, typer.Option("--output", help="The dataset folder to write.")],
+    all_origins: Annotated[
+        bool, typer.Option("--all-origins", help="One split with every window, also those without a whole horizon.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Window files into a TFRecord dataset (a Beam job; Beam's own options go after `--`)."""
+    from pipelines.ingest import ingest as run
+    from schemas.spec import load_spec
+
+    manifest = run(load_spec(spec), inputs=inputs, output=str(output), beam_args=context.args, all_origins=all_origins)
+    _show(manifest.model_dump(mode="json"), as_json, lambda: _manifest_lines(manifest.model_dump(), output))
+
+
+@app.command()
+def inspect(
+    dataset: Annotated[Path, typer.Argument(help="A dataset folder.")],
+    as_json: AsJson = False,
+) -> None:
+    """Show what a dataset holds."""
+    from schemas.dataset import DatasetFolder
+
+    manifest = DatasetFolder(dataset).manifest
+    _show(manifest.model_dump(mode="json"), as_json, lambda: _manifest_lines(manifest.model_dump(), dataset))
+
+
+@app.command()
+def schema() -> None:
+    """Print the spec's JSON Schema, for editors."""
+    from schemas.spec import spec_json_schema
+
+    _print_json(spec_json_schema())
+
+
+# --- models ---
+
+
+@app.command()
+def train(
+    spec: SpecFile,
+    data: Annotated[Path, typer.Option("--data", help="A dataset folder.")],
+    output: Annotated[Path, typer.Option("--output", help="The run folder to write.")],
+    as_json: AsJson = False,
+) -> None:
+    """Train the spec's model, and measure it on the test split against persistence."""
+    from models.train import train as run
+    from schemas.spec import load_spec
+
+    summary = run(load_spec(spec), data=data, output=output, quiet=as_json)
+    _show(asdict(summary), as_json, summary.lines)
+
+
+@app.command()
+def push(
+    run: Annotated[Path, typer.Option("--run", help="A run folder of `train`.")],
+    spec: SpecFile,
+    to: Annotated[Path | None, typer.Option("--to", help="Model base folder; the spec's `paths.models`.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Publish a trained model as the next version, whole or not at all."""
+    from models.registry import push as publish
+    from schemas.spec import load_spec
+
+    loaded = load_spec(spec)
+    base = to or Path(loaded.paths.models)
+    version = publish(run, to=base, name=loaded.model_name)
+    result = {"model": loaded.model_name, "version": version, "path": str(base / loaded.model_name / str(version))}
+    _show(result, as_json, lambda: [f"{result['model']} version {version}: {result['path']}"])
+
+
+# --- the local stack ---
+
+
+@app.command()
+def up(
+    spec: Annotated[
+        Path | None, typer.Option("--spec", help="Also create the stream's topics and start the model server.")
+    ] = None,
+    port: Annotated[int | None, typer.Option("--port", help="Kafka's port on loopback; 0 for a free one.")] = None,
+    state: StateDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Start a real Apache Kafka on this machine and, with a spec, the model server."""
+    from flows.local_stack import start
+    from schemas.spec import load_spec
+
+    stack = start(load_spec(spec) if spec else None, state_dir=state, port=port, report=_reporter(as_json))
+    endpoints = {process.name: dict(process.endpoints) for process in stack.processes}
+    _show(endpoints, as_json, lambda: [f"{name}: {', '.join(found.values())}" for name, found in endpoints.items()])
+
+
+@app.command()
+def down(state: StateDir = None, as_json: AsJson = False) -> None:
+    """Stop what `up` started; the data stays."""
+    from deploy.local.stack import down as stop
+
+    stopped = stop(state)
+    _show({"stopped": stopped}, as_json, lambda: [f"stopped: {', '.join(stopped) or 'nothing was running'}"])
+
+
+@app.command()
+def serve(spec: SpecFile) -> None:
+    """Serve the spec's models in the foreground (see also `tidegauge-model-server --help`)."""
+    from flows.local_stack import model_server_args
+    from schemas.spec import load_spec
+    from streaming.model_server.main import main as serve_models
+
+    raise typer.Exit(serve_models(model_server_args(load_spec(spec))))
+
+
+# --- live ---
+
+
+@app.command()
+def replay(
+    spec: SpecFile,
+    inputs: Inputs,
+    speed: Annotated[str, typer.Option(help="Event time a second of real time, such as 60x; or max.")] = "max",
+    as_json: AsJson = False,
+) -> None:
+    """Play files into the stream's input topic by their event times."""
+    from flows.replay import parse_speed
+    from flows.replay import replay as run
+    from schemas.spec import load_spec
+
+    summary = run(load_spec(spec), inputs, speed=parse_speed(speed), report=_reporter(as_json))
+    _show(
+        asdict(summary),
+        as_json,
+        lambda: [f"{summary.rows} rows: {summary.sent} sent, {summary.dead} dead letters, {summary.seconds:.1f} s"],
+    )
+
+
+@app.command()
+def stream(
+    spec: SpecFile,
+    start: Annotated[
+        str, typer.Option("--from", help="Where a new group begins: latest, earliest or an ISO time.")
+    ] = "latest",
+    member: Annotated[str, typer.Option(help="This process's own name within the group.")] = "0",
+    until_end: Annotated[bool, typer.Option("--until-end", help="Stop at the end that the topic has now.")] = False,
+    wait: Annotated[float, typer.Option(help="Seconds to wait for the model server.")] = 10.0,
+    as_json: AsJson = False,
+) -> None:
+    """Consume events and write predictions, exactly once."""
+    from schemas.spec import load_spec
+    from streaming.consumer import StreamConsumer, parse_start
+
+    consumer = StreamConsumer(
+        load_spec(spec),
+        member=member,
+        start=parse_start(start),
+        until_end=until_end,
+        wait_s=wait,
+        report=_reporter(as_json),
+    )
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, lambda *_: consumer.stop())
+    counts = consumer.run().document()
+    _show(counts, as_json, lambda: [", ".join(f"{name} {count}" for name, count in counts.items())])
+
+
+@app.command()
+def predict(
+    spec: SpecFile,
+    inputs: Annotated[list[str] | None, typer.Option("--input", help="Files with the key's recent events.")] = None,
+    key: Annotated[str | None, typer.Option(help="Which series, where the files hold several.")] = None,
+    raw: Annotated[Path | None, typer.Option(help="Send the arrays of an .npz file as they are instead.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Forecast from recent events with the served model, and print times and units."""
+    from flows import predict as flow
+    from schemas.spec import load_spec
+
+    loaded = load_spec(spec)
+    if (raw is None) == (not inputs):
+        raise typer.BadParameter("expected either --input or --raw")
+    if raw is not None:
+        _print_json(flow.predict_raw(loaded, raw))
+        return
+    prediction = flow.predict(loaded, inputs or [], key=key)
+    _show(flow.document(loaded, prediction), as_json, lambda: flow.lines(loaded, prediction))
+
+
+@app.command()
+def verify(
+    spec: SpecFile,
+    inputs: Annotated[list[str] | None, typer.Option("--input", help="Files to take through both paths.")] = None,
+    predictions: Annotated[str | None, typer.Option(help="A predictions topic to check ...")] = None,
+    data: Annotated[Path | None, typer.Option(help="... against this dataset.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Prove that training and live predictions see the same windows, bit for bit."""
+    from flows import verify as flow
+    from schemas.dataset import DatasetFolder
+    from schemas.spec import load_spec
+
+    loaded = load_spec(spec)
+    if inputs and not (predictions or data):
+        parity = flow.verify_inputs(loaded, inputs)
+    elif predictions and data and not inputs:
+        parity = flow.verify_predictions(loaded, DatasetFolder(data), predictions)
+    else:
+        raise typer.BadParameter("expected --input, or --predictions with --data")
+    _show(asdict(parity) | {"holds": parity.holds}, as_json, parity.lines)
+    raise typer.Exit(0 if parity.holds else 1)
+
+
+@app.command()
+def demo(
+    spec: Annotated[Path | None, typer.Option("--spec", help="Another spec than the weather's.")] = None,
+    inputs: Annotated[list[str] | None, typer.Option("--input", help="Its files.")] = None,
+    output: Annotated[Path, typer.Option("--output", help="Where everything is written.")] = Path(".tidegauge/demo"),
+    as_json: AsJson = False,
+) -> None:
+    """The whole path on real data: ingest, train, push, serve, stream, score, verify."""
+    from flows.demo import run_demo
+
+    result = run_demo(spec, inputs, output=output, report=_reporter(as_json))
+    _show(result.document(), as_json, result.lines)
+    raise typer.Exit(0 if result.holds else 1)
+
+
+# --- output ---
+
+
+def _reporter(as_json: bool) -> Callable[[str], None]:
+    """Progress in words: on the error stream, so that `--json` output stays clean; not at all with `--json`."""
+    return (lambda _: None) if as_json else (lambda line: print(line, file=sys.stderr, flush=True))
+
+
+def _show(result: Mapping[str, Any], as_json: bool, lines: Callable[[], Sequence[str]]) -> None:
+    if as_json:
+        _print_json(result)
+    else:
+        for line in lines():
+            print(line)
+
+
+def _print_json(document: Any) -> None:
+    import orjson
+
+    def plain(value: Any) -> Any:
+        if is_dataclass(value) and not isinstance(value, type):
+            return asdict(value)
+        return str(value)
+
+    options = orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
+    print(orjson.dumps(document, default=plain, option=options).decode())
+
+
+def _manifest_lines(manifest: Mapping[str, Any], path: Path) -> list[str]:
+    from schemas.units import ms_to_iso
+
+    events = manifest["events"]
+    parts = " + ".join(f"{name} {events[name]}" for name in ("used", "duplicate", "late", "dead"))
+    lines = [f"{path}: windows {manifest['window_fingerprint']}", f"rows {events['rows']} = {parts}"]
+    for reason, count in sorted(events["dead_by_reason"].items()):
+        lines.append(f"  dead, {reason}: {count}")
+    for name, split in manifest["splits"].items():
+        first, last = split["first_origin_ms"], split["last_origin_ms"]
+        span = f", origins {ms_to_iso(first)} to {ms_to_iso(last)}" if first is not None else ""
+        keys = ", ".join(f"{key} {count}" for key, count in sorted(split["windows_by_key"].items())[:10])
+        more = f" and {len(split['windows_by_key']) - 10} more keys" if len(split["windows_by_key"]) > 10 else ""
+        lines.append(f"{name}: {split['windows']} windows ({keys}{more}){span}")
+    return lines
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -249,7 +249,7 @@ class Kafka(Section):
 class Serving(Section):
     """TF Serving, or the embedded model server."""
 
-    address: str = "127.0.0.1:8500"
+    address: Annotated[str, Field(pattern=r"^[^:/\s]+:\d{1,5}$")] = "127.0.0.1:8500"
     model: Name | None = None
     """The served model's name; the stream's name when left out."""
     version: Count | None = None

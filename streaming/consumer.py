@@ -21,7 +21,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from threading import Event as StopFlag
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.consumer.subscription_state import ConsumerRebalanceListener
@@ -35,10 +35,11 @@ from kafka.errors import (
 from kafka.structs import OffsetAndMetadata
 
 from pipelines.kernels.windowing import Windowing
-from schemas.errors import BrokerError
+from schemas.errors import BrokerError, InputError
 from schemas.event import EventReader
 from schemas.prediction import Prediction, PredictionWriter
 from schemas.spec import Spec
+from schemas.units import iso_to_ms
 from streaming.checkpoint import Checkpoint
 from streaming.dead_letters import refused_offsets, to_headers, to_payload
 from streaming.partition import Partition, Record, Stage
@@ -53,6 +54,8 @@ Start = Literal["latest", "earliest"] | int
 """Where a group without commits begins: an end of the topic, or an event time in epoch milliseconds."""
 
 POLL_MS = 500
+SERVING_PATIENCE_S = 120.0
+"""How long the model server may be away before the process ends; well within Kafka's `max_poll_interval_ms`."""
 REQUEST_TIMEOUT_MS = 30_000
 TRANSACTION_TIMEOUT_MS = 60_000
 CLOSE_TIMEOUT_S = 5
@@ -63,6 +66,20 @@ _FATAL = (ProducerFencedError, FencedInstanceIdError, TransactionalIdAuthorizati
 MAX_REQUEST_BYTES = 8 * 2**20
 
 
+def parse_start(text: str) -> Start:
+    """Reads `latest`, `earliest` or an ISO time.
+
+    Raises:
+      InputError: it is none of them.
+    """
+    if text in ("latest", "earliest"):
+        return cast(Start, text)
+    try:
+        return iso_to_ms(text)
+    except ValueError as exc:
+        raise InputError(f"--from: expected latest, earliest or an ISO time, got '{text}'") from exc
+
+
 @dataclass(slots=True)
 class StreamSummary:
     """What a run of the consumer did; in = used + duplicate + late + dead."""
@@ -70,6 +87,11 @@ class StreamSummary:
     counts: Counter[str] = field(default_factory=Counter)
     warmed: int = 0
     """Events read only to rebuild windows; their output was suppressed."""
+
+    def document(self) -> dict[str, int]:
+        """All counts by name."""
+        names = ("in", "used", "duplicate", "late", "dead", "predictions")
+        return {name: self.counts[name] for name in names} | {"warmed": self.warmed}
 
 
 class StreamConsumer:
@@ -139,7 +161,9 @@ class StreamConsumer:
             for warning in prepare_topics(admin, self._spec, oldest_ms=None, now_ms=_now_ms()):
                 self._report(warning)
         client = stack.enter_context(ServingClient(self._spec))
-        self._predictor = Predictor(self._spec, self._windowing, client, stopping=self._stopping)
+        self._predictor = Predictor(
+            self._spec, self._windowing, client, patience_s=SERVING_PATIENCE_S, stopping=self._stopping
+        )
         version = client.wait_until_available(self._wait_s)
         self._report(f"model {client.model} version {version} at {client.address} is ready")
         self._consumer = connect(

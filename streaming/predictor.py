@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from threading import Event as StopFlag
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,13 +16,20 @@ from pipelines.kernels.windowing import Windowing, Windows, window_digests
 from schemas.errors import ServingUnavailable
 from schemas.prediction import ModelVersion, Prediction
 from schemas.spec import Spec
-from streaming.serving_client import ServingClient
 
 logger = logging.getLogger(__name__)
 
-GIVE_UP_S = 120.0
-"""How long a server may be away before the process ends; well within Kafka's `max_poll_interval_ms`."""
 MAX_BACKOFF_S = 5.0
+
+
+class Client(Protocol):
+    """What a predictor needs of `ServingClient`."""
+
+    model: str
+
+    def predict(self, inputs: Mapping[str, NDArray[Any]]) -> tuple[dict[str, NDArray[Any]], int]:
+        """The outputs by name, and the version that made them."""
+        ...
 
 
 class Predictor:
@@ -32,11 +39,21 @@ class Predictor:
       spec: the stream.
       windowing: its kernels.
       client: the model.
-      stopping: ends the waiting for a server that is away.
+      patience_s: how long to keep trying while the server is away, in seconds.
+      stopping: ends the trying.
     """
 
-    def __init__(self, spec: Spec, windowing: Windowing, client: ServingClient, *, stopping: StopFlag) -> None:
-        self._windowing, self._client, self._stopping = windowing, client, stopping
+    def __init__(
+        self,
+        spec: Spec,
+        windowing: Windowing,
+        client: Client,
+        *,
+        patience_s: float = 0.0,
+        stopping: StopFlag | None = None,
+    ) -> None:
+        self._windowing, self._client = windowing, client
+        self._patience_s, self._stopping = patience_s, stopping or StopFlag()
         self._max_batch = spec.serving.max_batch
         self._fingerprint = spec.window_fingerprint
         features = spec.stream.features
@@ -49,7 +66,7 @@ class Predictor:
         """Predicts all windows of some runs, each with its key.
 
         Raises:
-          ServingUnavailable: the server stayed away for `GIVE_UP_S` seconds.
+          ServingUnavailable: the server stayed away.
           ServingError: it refuses the request.
         """
         if not runs:
@@ -113,13 +130,13 @@ class Predictor:
         ]
 
     def _ask(self, inputs: dict[str, NDArray[Any]]) -> tuple[dict[str, NDArray[Any]], int]:
-        give_up = time.monotonic() + GIVE_UP_S
+        give_up = time.monotonic() + self._patience_s
         backoff_s = 0.05
         while True:
             try:
                 return self._client.predict(inputs)
             except ServingUnavailable as exc:
-                if time.monotonic() > give_up or self._stopping.is_set():
+                if time.monotonic() >= give_up or self._stopping.is_set():
                     raise
                 logger.warning("%s; trying again", exc)
             self._stopping.wait(backoff_s * random.uniform(0.5, 1.0))  # noqa: S311 (jitter)

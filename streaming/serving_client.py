@@ -34,6 +34,18 @@ _UNAVAILABLE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, 
 _UNLIMITED = -1
 
 
+def predict_request(model: str, inputs: Arrays, *, version: int | None = None, signature: str = "") -> PredictRequest:
+    """The request that asks `model` for its outputs; the latest version and the default signature unless told."""
+    request = PredictRequest()
+    request.model_spec.name = model
+    request.model_spec.signature_name = signature
+    if version is not None:
+        request.model_spec.version.value = version
+    for name, array in inputs.items():
+        request.inputs[name].CopyFrom(encode_tensor(array, as_content=array.dtype.kind not in "OSU"))
+    return request
+
+
 class ServingClient:
     """Predicts with one served model.
 
@@ -157,13 +169,7 @@ class ServingClient:
         raise ServingUnavailable(f"{self._where()}: expected an AVAILABLE version, got {states}")
 
     def _predict(self, inputs: Arrays, version: int | None, signature: str = "") -> PredictResponse:
-        request = PredictRequest()
-        request.model_spec.name = self.model
-        request.model_spec.signature_name = signature
-        if version is not None:
-            request.model_spec.version.value = version
-        for name, array in inputs.items():
-            request.inputs[name].CopyFrom(encode_tensor(array, as_content=array.dtype.kind not in "OSU"))
+        request = predict_request(self.model, inputs, version=version, signature=signature)
         with self._errors_mapped():
             return self._predictions.Predict(request, timeout=self._deadline_s)
 

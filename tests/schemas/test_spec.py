@@ -141,7 +141,7 @@ def test_a_file_that_is_no_spec(tmp_path: Path, text: str, problem: str) -> None
 
 
 def test_a_missing_file() -> None:
-    with pytest.raises(SpecError, match="nowhere.yaml: expected a spec file, got No such file"):
+    with pytest.raises(SpecError, match=r"nowhere\.yaml: expected a spec file, got No such file"):
         load_spec("nowhere.yaml")
 
 

@@ -1,0 +1,68 @@
+# Tidegauge. `make demo` and `make test` do all of their own set-up; `make` lists everything.
+
+.DEFAULT_GOAL := help
+SHELL := /bin/sh
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+# The first of these that is a supported Python; `make PYTHON=/path/to/python ...` names another.
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
+	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null \
+	&& echo $$python && break; done)
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+$(READY): requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Tidegauge needs Python 3.11, 3.12 or 3.13; none was found (make PYTHON=... names one)" >&2; exit 2; }
+	@echo "setting up $(VENV) with the locked dependencies (once; some 3 GB)"
+	@$(PYTHON) -m venv --clear $(VENV) || { echo "Python's venv module is missing (Debian: apt install python3-venv)" >&2; exit 2; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.PHONY: setup
+setup: $(READY) ## Make the virtual environment with the locked dependencies
+
+.PHONY: demo
+demo: $(READY) ## Run the whole path on real data: ingest, train, push, serve, stream, score, verify
+	@$(BIN)/tidegauge demo
+
+.PHONY: test
+test: $(READY) ## Run the tests, with a real Kafka and the real model server
+	@$(BIN)/python -m pytest -q --durations=10
+
+.PHONY: test-slow
+test-slow: $(READY) ## Run the long tests and soaks too
+	@$(BIN)/python -m pytest -q -m "slow or not slow" --timeout 3600
+
+.PHONY: lint
+lint: $(READY) ## Check style and formatting
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check --quiet .
+
+.PHONY: types
+types: $(READY) ## Check types
+	@$(BIN)/mypy
+
+.PHONY: imports
+imports: $(READY) ## Check which room imports which
+	@$(BIN)/lint-imports --no-logo
+
+.PHONY: bench-serving
+bench-serving: $(READY) ## Measure the model server
+	@$(BIN)/python -m tests.benchmarks.bench_serving
+
+.PHONY: lock
+lock: ## Resolve the dependencies again (needs uv)
+	uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes \
+		--no-header --no-annotate --quiet --output-file requirements.lock
+
+.PHONY: ci
+ci: lint types imports test ## Everything that must pass
+
+.PHONY: clean
+clean: ## Remove what was built, the local stack and its data
+	@if [ -x $(BIN)/tidegauge ]; then $(BIN)/tidegauge down; fi
+	rm -rf $(VENV) .tidegauge build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
