@@ -1,0 +1,205 @@
+"""Ingest: event files to a dataset of windows, as a Beam job.
+
+    files ─read─▶ (key, chunk) ─group by key─▶ grid, windows, blocks ─▶ (shard, record) ─group by shard─▶ files
+            └▶ dead letters                     └▶ reports of keys ──────────▶ manifest and statistics
+
+What travels is a chunk of events or a block of windows, never a single event or window. Every file has the same bytes
+on every run and runner.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import apache_beam as beam
+
+from pipelines import read_events, window_events
+from pipelines.beam_job import run_pipeline
+from pipelines.dataset_writer import building, complete
+from pipelines.reports import FailureReport, KeyReport, Report, RowsReport, ShardReport, decode_reports
+from pipelines.sink import Record, WriteLinesFn, WriteShardFn, shard_name, write_shard
+from pipelines.sources.files import InputFile, match_files
+from pipelines.splits import Splitter
+from pipelines.statistics import dataset_statistics
+from schemas.dataset import EventCounts, Manifest, Shard, Split
+from schemas.errors import InputError
+from schemas.spec import Spec
+
+DEAD_LETTERS_FOLDER = "dead-letters"
+
+_REPORTS_FILE = "reports.jsonl"
+_LOGGER = logging.getLogger(__name__)
+
+
+def ingest(
+    spec: Spec,
+    *,
+    inputs: Sequence[str],
+    output: str,
+    beam_args: Sequence[str] = (),
+    all_origins: bool = False,
+    overwrite: bool = False,
+) -> Manifest:
+    """Reads events from files and writes a dataset.
+
+    Bad rows go to `dead-letters/` in the dataset, a JSON line each, and are counted. A split without a window is a
+    logged warning; without a window to train on there is no dataset.
+
+    Args:
+      spec: the stream.
+      inputs: paths and glob patterns of CSV files, plain or gzipped. Of two events with the same key and time the
+        first counts, files in this order.
+      output: the dataset's folder. It is there, whole, when the job has succeeded, and untouched otherwise.
+      beam_args: Beam's options; the runner is the FnApiRunner in this process unless they name another.
+      all_origins: one split `all` with every window, whether or not its horizon was observed; no `split` is needed.
+      overwrite: replace the dataset that is there.
+    Returns:
+      The dataset's manifest.
+    Raises:
+      SpecError: the spec says no splits.
+      InputError: an input is missing or cannot be used, or has no window to train on.
+      DatasetError: there is a dataset at `output` already, or something else.
+    """
+    splits = Splitter(spec, all_origins=all_origins).names
+    files = match_files(inputs)
+    with building(Path(output), overwrite=overwrite) as folder:
+        run_pipeline(lambda pipeline: _build(pipeline, spec, files, folder.absolute(), all_origins), beam_args)
+        reports = _take_reports(folder)
+        _require_usable(reports)
+        manifest = _manifest(spec, files, splits, reports, folder)
+        for line in _shortcomings(manifest):
+            _LOGGER.warning("%s", line)
+        by_key = {report.key: report.moments for report in _keys(reports)}
+        complete(folder, manifest, dataset_statistics([feature.name for feature in spec.stream.features], by_key))
+    return manifest
+
+
+def _build(pipeline: beam.Pipeline, spec: Spec, files: Sequence[InputFile], folder: Path, all_origins: bool) -> None:
+    read = (
+        pipeline
+        | "Files" >> beam.Create(files, reshuffle=True)
+        | "ReadEvents"
+        >> beam.ParDo(read_events.ReadEventsFn(spec)).with_outputs(
+            read_events.DEAD_LETTERS, read_events.REPORTS, main="chunks"
+        )
+    )
+    _ = (
+        read[read_events.DEAD_LETTERS]
+        | "TypedDeadLetters" >> beam.Map(lambda piece: piece).with_output_types(tuple[str, tuple[int, bytes]])
+        | "GroupDeadLetters" >> beam.GroupByKey()
+        | "WriteDeadLetters" >> beam.ParDo(WriteLinesFn(str(folder / DEAD_LETTERS_FOLDER)))
+    )
+    windowed = (
+        read.chunks
+        | "TypedChunks" >> beam.Map(lambda chunk: chunk).with_output_types(tuple[str, bytes])
+        | "GroupEvents" >> beam.GroupByKey()
+        | "WindowEvents"
+        >> beam.ParDo(window_events.WindowEventsFn(spec, all_origins=all_origins)).with_outputs(
+            window_events.REPORTS, main="records"
+        )
+    )
+    shards = (
+        windowed.records
+        | "TypedRecords" >> beam.Map(lambda record: record).with_output_types(tuple[str, Record])
+        | "GroupShards" >> beam.GroupByKey()
+        | "WriteShards" >> beam.ParDo(WriteShardFn(str(folder)))
+    )
+    _ = (
+        (read[read_events.REPORTS], windowed[window_events.REPORTS], shards)
+        | "Reports" >> beam.Flatten()
+        | "KeyReports"
+        >> beam.Map(lambda line: (_REPORTS_FILE, (0, line + b"\n"))).with_output_types(tuple[str, tuple[int, bytes]])
+        | "GroupReports" >> beam.GroupByKey()
+        | "WriteReports" >> beam.ParDo(WriteLinesFn(str(folder)))
+    )
+
+
+def _take_reports(folder: Path) -> list[Report]:
+    path = folder / _REPORTS_FILE
+    reports = decode_reports(path.read_bytes().splitlines())
+    path.unlink()
+    return reports
+
+
+def _require_usable(reports: Sequence[Report]) -> None:
+    failures = sorted((report.file, report.message) for report in reports if isinstance(report, FailureReport))
+    if failures:
+        raise InputError("\n".join(message for _, message in failures))
+
+
+def _keys(reports: Sequence[Report]) -> list[KeyReport]:
+    return sorted((report for report in reports if isinstance(report, KeyReport)), key=lambda report: report.key)
+
+
+def _manifest(
+    spec: Spec, files: Sequence[InputFile], splits: Sequence[str], reports: Sequence[Report], folder: Path
+) -> Manifest:
+    events = _event_counts(reports)
+    if not events.used:
+        reasons = ", ".join(f"{count} of '{reason}'" for reason, count in events.dead_by_reason.items())
+        raise InputError(
+            f"{_names(files)}: expected events, got {events.rows} rows" + (f", dead: {reasons}" * bool(reasons))
+        )
+    written = {report.shard.path: report.shard for report in reports if isinstance(report, ShardReport)}
+    manifest = Manifest(
+        spec=spec.semantic_document(),
+        fingerprint=spec.fingerprint,
+        window_fingerprint=spec.window_fingerprint,
+        inputs=tuple(file.name for file in files),
+        events=events,
+        splits={name: _split(spec, name, _keys(reports), written, folder) for name in splits},
+    )
+    if not manifest.splits[splits[0]].windows:
+        raise InputError(f"{_names(files)}: {_no_window(manifest, splits[0])}")
+    return manifest
+
+
+def _event_counts(reports: Sequence[Report]) -> EventCounts:
+    rows, reasons = 0, Counter[str]()
+    for report in reports:
+        if isinstance(report, RowsReport):
+            rows += report.rows
+            reasons.update(report.dead_by_reason)
+    keys = _keys(reports)
+    counts = EventCounts(
+        rows=rows,
+        used=sum(report.used for report in keys),
+        duplicate=sum(report.duplicate for report in keys),
+        late=sum(report.late for report in keys),
+        dead=reasons.total(),
+        dead_by_reason=dict(sorted(reasons.items())),
+    )
+    if rows != counts.used + counts.duplicate + counts.late + counts.dead:
+        raise RuntimeError(f"rows were lost or counted twice: {counts}")
+    return counts
+
+
+def _split(spec: Spec, name: str, keys: Sequence[KeyReport], written: dict[str, Shard], folder: Path) -> Split:
+    of_keys = {report.key: report.splits[name] for report in keys if name in report.splits}
+    names = [shard_name(name, index, spec.dataset.shards) for index in range(spec.dataset.shards)]
+
+    def origin_ms(step: int | None) -> int | None:
+        return None if step is None else step * spec.grid.step + spec.grid.offset
+
+    return Split(
+        windows=sum(part.windows for part in of_keys.values()),
+        windows_by_key={key: part.windows for key, part in of_keys.items()},
+        first_origin_ms=origin_ms(min((part.first_origin_step for part in of_keys.values()), default=None)),
+        last_origin_ms=origin_ms(max((part.last_origin_step for part in of_keys.values()), default=None)),
+        shards=tuple(written.get(path) or write_shard(folder, path, ()) for path in names),
+    )
+
+
+def _shortcomings(manifest: Manifest) -> list[str]:
+    return [_no_window(manifest, name) for name, split in manifest.splits.items() if not split.windows]
+
+
+def _no_window(manifest: Manifest, split: str) -> str:
+    return f"expected windows in the split '{split}', got none from {manifest.events.used} events"
+
+
+def _names(files: Sequence[InputFile]) -> str:
+    return files[0].path if len(files) == 1 else f"{files[0].path} and {len(files) - 1} more"

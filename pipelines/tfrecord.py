@@ -1,0 +1,20 @@
+"""TFRecord framing: length (uint64), its masked crc32c, the record, its masked crc32c; little-endian."""
+
+from __future__ import annotations
+
+import struct
+
+import google_crc32c
+
+_MASK_DELTA = 0xA282EAD8
+
+
+def frame(record: bytes) -> bytes:
+    """A record as it stands in a TFRecord file."""
+    length = struct.pack("<Q", len(record))
+    return b"".join((length, _masked_crc(length), record, _masked_crc(record)))
+
+
+def _masked_crc(data: bytes) -> bytes:
+    crc = google_crc32c.value(data)
+    return struct.pack("<I", ((crc >> 15 | crc << 17) + _MASK_DELTA) & 0xFFFF_FFFF)

@@ -1,0 +1,95 @@
+"""One key's events to the blocks of its splits: the step between the two shuffles of the ingest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import apache_beam as beam
+import numpy as np
+from apache_beam.pvalue import TaggedOutput
+
+from pipelines.blocks import BlockLayout
+from pipelines.chunks import unpack
+from pipelines.kernels.grid import Bool, Events, Float32, Int64, Outcome
+from pipelines.kernels.windowing import Windowing
+from pipelines.reports import KeyReport, KeySplit, encode_report
+from pipelines.sink import Record, shard_name, shard_of
+from pipelines.splits import TRAIN, Splitter
+from pipelines.statistics import moments_by_feature, touched_rows
+from pipelines.tfrecord import frame
+from schemas.spec import Spec
+
+REPORTS = "reports"
+
+
+class KeyWindows:
+    """Lays the windows of whole keys into records."""
+
+    def __init__(self, spec: Spec, *, all_origins: bool) -> None:
+        self._windowing = Windowing(spec)
+        self._layout = BlockLayout(spec)
+        self._splitter = Splitter(spec, all_origins=all_origins)
+        self._features = [feature.name for feature in spec.stream.features]
+        self._past, self._horizon = spec.window.past, spec.window.horizon
+        self._shards = spec.dataset.shards
+
+    def records(self, key: str, events: Events) -> tuple[list[tuple[str, Record]], KeyReport]:
+        """The records of a key, each with the name of its file, and what to say about the key.
+
+        Args:
+          key: the key.
+          events: all its events, by time and then position.
+        """
+        # Files tell nothing about arrival, so no event is too far behind its partition's clock.
+        _, runs, outcomes = self._windowing.push(self._windowing.empty(), events, partition_clock_ms=None)
+        records: list[tuple[str, Record]] = []
+        origin_steps: dict[str, list[Int64]] = {}
+        train_rows: list[tuple[Float32, Bool]] = []
+        shard = shard_of(key, self._shards)
+        for run in runs:
+            for split, end in self._splitter.split(run):
+                if not len(end):
+                    continue
+                origin_steps.setdefault(split, []).append(run.steps.first + end)
+                if split == TRAIN:
+                    touched = touched_rows(len(run.steps), end, self._past, self._horizon)
+                    train_rows.append((run.steps.values[touched], run.steps.observed[touched]))
+                name = shard_name(split, shard, self._shards)
+                for block in self._layout.blocks(run.steps, end):
+                    record = (key.encode(), block.first_step, block.windows, frame(block.encode(key)))
+                    records.append((name, record))
+        count = np.bincount(outcomes, minlength=len(Outcome)).tolist()
+        report = KeyReport(
+            key=key,
+            used=count[Outcome.USED],
+            duplicate=count[Outcome.DUPLICATE],
+            late=count[Outcome.LATE],
+            splits={
+                split: KeySplit(
+                    windows=sum(map(len, steps)),
+                    first_origin_step=int(steps[0][0]),
+                    last_origin_step=int(steps[-1][-1]),
+                )
+                for split, steps in origin_steps.items()
+            },
+            moments=moments_by_feature(self._features, train_rows),
+        )
+        return records, report
+
+
+class WindowEventsFn(beam.DoFn):  # type: ignore[misc]
+    """Makes the records of a key; encoded reports go to the output `REPORTS`."""
+
+    def __init__(self, spec: Spec, *, all_origins: bool) -> None:
+        self._spec, self._all_origins = spec, all_origins
+
+    def setup(self) -> None:
+        """Makes what does not travel to workers."""
+        self._windows = KeyWindows(self._spec, all_origins=self._all_origins)
+
+    def process(self, element: tuple[str, Iterable[bytes]]) -> Iterator[tuple[str, Record] | TaggedOutput]:
+        """Takes (key, its packed chunks in any order)."""
+        key, chunks = element
+        records, report = self._windows.records(key, unpack(chunks))
+        yield TaggedOutput(REPORTS, encode_report(report))
+        yield from records
