@@ -1,0 +1,27 @@
+"""Where things are in a run's folder and in an exported model.
+
+| in `RUN/` | |
+|---|---|
+| `run.json` | spec, dataset, environment, outcome |
+| `metrics.jsonl` | one line an epoch |
+| `evaluation.json` | on the test split, beside persistence |
+| `learning_curve.png` | losses by epoch |
+| `logs/` | TensorBoard |
+| `model.weights.h5` | the best epoch's weights |
+| `export/` | the SavedModel that `models.registry.push` publishes |
+| `export/assets.extra/model.json` | what it is, what it was made of, and the sha256 of each of its files |
+| `export/assets.extra/tf_serving_warmup_requests` | what a server sends through it before it takes traffic |
+"""
+
+from __future__ import annotations
+
+RUN_FILE = "run.json"
+METRICS_FILE = "metrics.jsonl"
+EVALUATION_FILE = "evaluation.json"
+CURVE_FILE = "learning_curve.png"
+LOGS_FOLDER = "logs"
+WEIGHTS_FILE = "model.weights.h5"
+EXPORT_FOLDER = "export"
+
+MODEL_FILE = "assets.extra/model.json"
+WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"

@@ -1,0 +1,93 @@
+"""Losses and metrics: errors in standardised units, of observed cells only.
+
+Forecasts are in original units. So that several targets, and keys of different size, count alike, a label carries the
+deviation that its error is measured in. Which cells were observed travels as the sample weight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+from keras import ops
+
+from models.forecaster import input_forms
+from models.scaling import Constants, KeyRows
+from schemas.spec import Spec
+
+LOSSES: dict[str, Callable[[Any], Any]] = {
+    "mse": ops.square,
+    "mae": ops.abs,
+    "huber": lambda error: ops.where(ops.abs(error) <= 1, 0.5 * ops.square(error), ops.abs(error) - 0.5),
+}
+"""What an error, in standardised units, costs."""
+
+
+def add_deviation(spec: Spec, constants: Constants) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """Gives batches the deviation that each target's errors are measured in.
+
+    That is the key's own in the train split where the model scales by key, and the shared one elsewhere.
+
+    Returns:
+      A function for `tf.data.Dataset.map` that adds `target_deviation`, float32 (batch, target).
+    """
+    roles = [feature.role for feature in spec.stream.features if feature.calendar is None]
+    table = constants.deviation[:, [column for column, role in enumerate(roles) if role == "target"]]
+    rows = KeyRows(constants)
+    by_key = spec.model is not None and spec.model.scaling == "per_key"
+
+    def add(batch: dict[str, Any]) -> dict[str, Any]:
+        row = rows(batch["key"]) if by_key else tf.fill(tf.shape(batch["key"]), len(table) - 1)
+        return batch | {"target_deviation": tf.gather(table, row)}
+
+    return add
+
+
+def supervise(spec: Spec) -> Callable[[dict[str, Any]], tuple[Any, Any, Any]]:
+    """Turns batches with `target_deviation` into inputs, labels and weights, as `keras.Model.fit` takes them.
+
+    Returns:
+      A function for `tf.data.Dataset.map`. Labels are float32 (batch, horizon, target, 2): value and deviation; weights
+      are float32 (batch, horizon, target), 1 where observed.
+    """
+    names = list(input_forms(spec))
+
+    def split(batch: dict[str, Any]) -> tuple[Any, Any, Any]:
+        observed = batch["target_observed"]
+        value = tf.where(observed, batch["target_values"], 0.0)  # a masked cell is NaN, and NaN times 0 is NaN
+        deviation = tf.broadcast_to(batch["target_deviation"][:, None], tf.shape(value))
+        inputs = {name: batch[name] for name in names}
+        return inputs, {"mean": tf.stack((value, deviation), axis=-1)}, {"mean": tf.cast(observed, tf.float32)}
+
+    return split
+
+
+def standardised_error(labels: Any, mean: Any) -> Any:
+    """How far forecasts lie above labels, in deviations: (batch, horizon, target)."""
+    return (mean - labels[..., 0]) / labels[..., 1]
+
+
+class ObservedLoss(keras.losses.Loss):  # type: ignore[misc]
+    """Mean cost of the errors of a batch's observed cells."""
+
+    def __init__(self, cost: Callable[[Any], Any]) -> None:
+        super().__init__(name="loss", reduction="mean_with_sample_weight")
+        self._cost = cost
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        """The cost of each cell; Keras weights and averages it."""
+        return self._cost(standardised_error(y_true, y_pred))
+
+
+class ObservedMean(keras.metrics.Mean):  # type: ignore[misc]
+    """Mean cost of the errors of all observed cells of a pass, each counting alike."""
+
+    def __init__(self, cost: Callable[[Any], Any], name: str) -> None:
+        super().__init__(name=name)
+        self._cost = cost
+
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+        """Takes a batch."""
+        super().update_state(self._cost(standardised_error(y_true, y_pred)), sample_weight)

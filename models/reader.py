@@ -1,0 +1,162 @@
+"""Reads the windows of a dataset into tf.data batches.
+
+Ingest lays each stretch of a key's steps once into a block; the reader only cuts. Several blocks at a time are parsed
+and decoded in one go into one long matrix of rows, and a batch of windows is one gather of row numbers from it. So the
+cost of a window is that of copying its rows.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from schemas.dataset import (
+    BLOCK_FIRST_STEP,
+    BLOCK_KEY,
+    BLOCK_OBSERVED,
+    BLOCK_ORIGINS,
+    BLOCK_VALUES,
+    DatasetFolder,
+)
+from schemas.errors import DatasetError
+from schemas.spec import Spec
+
+BLOCKS_AT_ONCE = 16
+"""Blocks that are cut together; when shuffling, a batch mixes their windows."""
+SHUFFLED_BLOCKS = 64
+"""Blocks that wait in memory, still serialised, to be drawn from."""
+
+_FEATURES = {
+    BLOCK_KEY: tf.io.FixedLenFeature((), tf.string),
+    BLOCK_FIRST_STEP: tf.io.FixedLenFeature((), tf.int64),
+    BLOCK_VALUES: tf.io.FixedLenFeature((), tf.string),
+    BLOCK_OBSERVED: tf.io.FixedLenFeature((), tf.string, default_value=""),
+    BLOCK_ORIGINS: tf.io.FixedLenFeature((), tf.string, default_value=""),
+}
+
+
+def windows(
+    folder: DatasetFolder, split: str, *, batch_size: int, shuffle_seed: int | None = None, repeat: bool = False
+) -> Any:
+    """The windows of a split, each exactly once, in batches.
+
+    Args:
+      folder: a dataset of the block layout.
+      split: its name.
+      batch_size: windows a batch; the last batch of a pass holds the rest.
+      shuffle_seed: shuffles the windows, in another order each pass, the same orders for the same seed; None keeps the
+        order of the files.
+      repeat: goes over the split again and again, with batches running across the end of a pass.
+    Returns:
+      A `tf.data.Dataset` of dicts, by the names of the model's inputs: `past_values` float32 (batch, past, feature),
+      NaN where masked; `past_observed` bool, the same shape; `future_values` float32 (batch, horizon, future feature),
+      where the spec has such features; `key` string (batch,). And what belongs to them: `target_values` float32
+      (batch, horizon, target), `target_observed` bool, the same shape, and `origin_ms` int64 (batch,).
+    Raises:
+      DatasetError: there is no such split, a file of it is missing, or the layout is another one.
+    """
+    if folder.manifest.layout != "block":
+        raise DatasetError(f"{folder.path}: expected the layout 'block', got '{folder.manifest.layout}'")
+    count, paths = folder.split(split).windows, folder.shard_paths(split)
+    for path in paths:
+        if not path.is_file():
+            raise DatasetError(f"{path}: expected a file of the split '{split}', got none")
+
+    cutter = _Cutter(folder.spec, batch_size)
+    blocks = tf.data.TFRecordDataset([str(path) for path in paths])
+    if shuffle_seed is not None:
+        blocks = blocks.shuffle(SHUFFLED_BLOCKS, seed=shuffle_seed, reshuffle_each_iteration=True)
+    groups = blocks.batch(BLOCKS_AT_ONCE)
+    if shuffle_seed is None:
+        batches = groups.flat_map(cutter.in_order)
+    else:
+        seeds = tf.data.Dataset.random(seed=shuffle_seed, rerandomize_each_iteration=True).batch(2)
+        batches = tf.data.Dataset.zip(groups, seeds).flat_map(cutter.shuffled)
+    if repeat:
+        return batches.repeat().rebatch(batch_size).prefetch(tf.data.AUTOTUNE)
+    whole = batches.rebatch(batch_size).apply(tf.data.experimental.assert_cardinality(math.ceil(count / batch_size)))
+    return whole.prefetch(tf.data.AUTOTUNE)
+
+
+class _Cutter:
+    """Cuts groups of serialised blocks into batches of windows."""
+
+    def __init__(self, spec: Spec, batch_size: int) -> None:
+        features = spec.stream.features
+        self._width = len(features)
+        self._future = np.array([i for i, feature in enumerate(features) if feature.role == "future"], np.int64)
+        self._targets = np.array([i for i, feature in enumerate(features) if feature.role == "target"], np.int64)
+        self._past, self._horizon = spec.window.past, spec.window.horizon
+        self._step_ms, self._offset_ms = spec.grid.step, spec.grid.offset
+        self._batch_size = batch_size
+
+    def in_order(self, serialized: tf.Tensor) -> Any:
+        """The windows of string (block,), in order; no batch is larger than the batch size."""
+        return self._cut(serialized, None)
+
+    def shuffled(self, serialized: tf.Tensor, seed: tf.Tensor) -> Any:
+        """The windows of string (block,), permuted by int64 (2,)."""
+        return self._cut(serialized, seed)
+
+    def _cut(self, serialized: tf.Tensor, seed: tf.Tensor | None) -> Any:
+        block = tf.io.parse_example(serialized, _FEATURES)
+        packed = block[BLOCK_VALUES]
+        rows = tf.cast(tf.strings.length(packed) // (4 * self._width), tf.int64)
+        values = tf.reshape(tf.io.decode_raw(tf.strings.reduce_join(packed), tf.float32), (-1, self._width))
+        observed = tf.reshape(_bits(block[BLOCK_OBSERVED], rows * self._width), (-1, self._width))
+
+        # Of each candidate of each block: the row that its past starts in, and the step that its horizon starts in.
+        candidates = rows - (self._past + self._horizon - 1)
+        valid = _bits(block[BLOCK_ORIGINS], candidates)
+        number = tf.ragged.range(candidates).flat_values
+        start = number + tf.repeat(tf.cumsum(rows, exclusive=True), candidates)
+        step = number + tf.repeat(block[BLOCK_FIRST_STEP] + self._past, candidates)
+        owner = tf.repeat(tf.range(tf.size(packed)), candidates)
+        window = tf.where(valid)[:, 0]
+        if seed is not None:
+            window = tf.random.experimental.stateless_shuffle(window, seed)
+
+        known = tf.gather(values, self._future, axis=1)
+        target_values = tf.gather(values, self._targets, axis=1)
+        target_observed = tf.gather(observed, self._targets, axis=1)
+        past, horizon = tf.range(self._past, dtype=tf.int64), tf.range(self._horizon, dtype=tf.int64)
+
+        def batch(first: tf.Tensor) -> dict[str, tf.Tensor]:
+            chosen = window[first : first + self._batch_size]
+            starts = tf.gather(start, chosen)
+            before = starts[:, None] + past
+            after = starts[:, None] + (self._past + horizon)
+            cut = {
+                "past_values": tf.gather(values, before),
+                "past_observed": tf.gather(observed, before),
+                "key": tf.gather(block[BLOCK_KEY], tf.gather(owner, chosen)),
+                "target_values": tf.gather(target_values, after),
+                "target_observed": tf.gather(target_observed, after),
+                "origin_ms": tf.gather(step, chosen) * self._step_ms + self._offset_ms,
+            }
+            return cut | ({"future_values": tf.gather(known, after)} if len(self._future) else {})
+
+        firsts = tf.data.Dataset.range(0, tf.size(window, tf.int64), self._batch_size)
+        return firsts.map(batch, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+def _bits(packed: tf.Tensor, counts: tf.Tensor) -> tf.Tensor:
+    """Unpacks bit strings, least significant bit first, and lays them end to end.
+
+    Args:
+      packed: string (block,); an empty one stands for nothing but ones.
+      counts: int64 (block,), bits of each; the rest of its last byte is padding.
+    Returns:
+      bool (sum of counts,).
+    """
+    octets = tf.io.decode_raw(tf.strings.reduce_join(packed), tf.uint8)
+    bits = tf.bitwise.right_shift(octets[:, None], np.arange(8, dtype=np.uint8)) & 1
+    flat = tf.concat((tf.reshape(bits, (-1,)), tf.ones(1, tf.uint8)), axis=0)  # the last one is for empty strings
+    size = tf.cast(tf.strings.length(packed), tf.int64)
+    first = 8 * tf.cumsum(size, exclusive=True)
+    position = tf.ragged.range(first, first + counts).flat_values
+    left_out = tf.repeat(size == 0, counts)
+    return tf.cast(tf.gather(flat, tf.where(left_out, tf.size(flat, tf.int64) - 1, position)), tf.bool)
