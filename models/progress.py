@@ -33,7 +33,7 @@ class EpochLog(keras.callbacks.Callback):  # type: ignore[misc]
         self.records: list[dict[str, Any]] = []
         self._path, self._persistence_mae = path, persistence_mae
 
-    def on_epoch_begin(self, _epoch: int, _logs: dict[str, Any] | None = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:  # noqa: ARG002
         """Starts the epoch's clock."""
         self._started = time.perf_counter()
 
@@ -73,16 +73,16 @@ class EpochLines(keras.callbacks.Callback):  # type: ignore[misc]
             disable=not console.is_terminal,
         )
 
-    def on_epoch_begin(self, epoch: int, _logs: dict[str, Any] | None = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:  # noqa: ARG002
         """Starts the epoch's bar."""
         self._task = self._bar.add_task(f"epoch {epoch + 1} of {self._epochs}", total=self.params["steps"])
         self._bar.start()
 
-    def on_train_batch_end(self, batch: int, _logs: dict[str, Any] | None = None) -> None:
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:  # noqa: ARG002
         """Moves the bar."""
         self._bar.update(self._task, completed=batch + 1)
 
-    def on_epoch_end(self, epoch: int, _logs: dict[str, Any] | None = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:  # noqa: ARG002
         """Takes the bar away and prints the epoch's line."""
         self.close()
         record = self._log.records[-1]
