@@ -1,7 +1,7 @@
 """`tf.train.Example` on the wire, without TensorFlow.
 
-The bytes are those of `Example.SerializeToString(deterministic=True)`: a map's entries are in the order of their keys,
-fields in the order of their numbers, int64 lists packed.
+The bytes are those of Python's `Example.SerializeToString(deterministic=True)`: a map's entries are in the order of
+their names (a name after those that it begins), fields in the order of their numbers, int64 lists packed.
 
     Example    { Features features = 1; }
     Features   { map<string, Feature> feature = 1; }
@@ -19,7 +19,7 @@ def encode_example(features: Mapping[str, Value]) -> bytes:
     """An Example of features that hold one value each: bytes in a bytes list, an int in an int64 list."""
     entries = [
         _field(1, _field(1, name.encode()) + _field(2, _feature(features[name])))
-        for name in sorted(features, key=str.encode)
+        for name in sorted(features, key=lambda name: name.encode() + b"\xff")  # no UTF-8 text has that byte
     ]
     return _field(1, b"".join(entries))
 

@@ -19,7 +19,7 @@ import apache_beam as beam
 from pipelines import read_events, window_events
 from pipelines.beam_job import run_pipeline
 from pipelines.dataset_writer import building, complete
-from pipelines.reports import FailureReport, KeyReport, Report, RowsReport, ShardReport, decode_reports
+from pipelines.reports import FailureReport, FileReport, KeyReport, Report, ShardReport, decode_reports
 from pipelines.sink import Record, WriteLinesFn, WriteShardFn, shard_name, write_shard
 from pipelines.sources.files import InputFile, match_files
 from pipelines.splits import Splitter
@@ -139,10 +139,9 @@ def _manifest(
 ) -> Manifest:
     events = _event_counts(reports)
     if not events.used:
-        reasons = ", ".join(f"{count} of '{reason}'" for reason, count in events.dead_by_reason.items())
-        raise InputError(
-            f"{_names(files)}: expected events, got {events.rows} rows" + (f", dead: {reasons}" * bool(reasons))
-        )
+        reasons = ", ".join(f"{count} '{reason}'" for reason, count in events.dead_by_reason.items())
+        rows = f"{events.rows} dead rows ({reasons})" if events.rows else "no row"
+        raise InputError(f"{_names(files)}: expected events, got {rows}")
     written = {report.shard.path: report.shard for report in reports if isinstance(report, ShardReport)}
     manifest = Manifest(
         spec=spec.semantic_document(),
@@ -160,7 +159,7 @@ def _manifest(
 def _event_counts(reports: Sequence[Report]) -> EventCounts:
     rows, reasons = 0, Counter[str]()
     for report in reports:
-        if isinstance(report, RowsReport):
+        if isinstance(report, FileReport):
             rows += report.rows
             reasons.update(report.dead_by_reason)
     keys = _keys(reports)

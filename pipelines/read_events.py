@@ -9,7 +9,7 @@ import apache_beam as beam
 from apache_beam.pvalue import TaggedOutput
 
 from pipelines.chunks import chunks_by_key
-from pipelines.reports import FailureReport, RowsReport, encode_report
+from pipelines.reports import FailureReport, FileReport, encode_report
 from pipelines.sources.csv_source import CsvSource
 from pipelines.sources.files import InputFile, open_input
 from schemas.errors import InputError
@@ -39,6 +39,7 @@ class ReadEventsFn(beam.DoFn):  # type: ignore[misc]
 
     def process(self, file: InputFile) -> Iterator[tuple[str, bytes] | TaggedOutput]:
         """Takes an input file."""
+        rows, reasons = 0, Counter[str]()
         try:
             with open_input(file.path) as opened:
                 for batch in self._source.read(opened, file.path):
@@ -46,8 +47,10 @@ class ReadEventsFn(beam.DoFn):  # type: ignore[misc]
                     if batch.dead:
                         lines = b"".join(dead.json_line() for _, dead in batch.dead)
                         yield TaggedOutput(DEAD_LETTERS, (dead_letter_file(file), (batch.dead[0][0], lines)))
-                    reasons = Counter(dead.reason for _, dead in batch.dead)
-                    report = RowsReport(file=file.index, rows=batch.rows, dead_by_reason=dict(reasons))
-                    yield TaggedOutput(REPORTS, encode_report(report))
+                    rows += batch.rows
+                    reasons.update(dead.reason for _, dead in batch.dead)
         except InputError as exc:
             yield TaggedOutput(REPORTS, encode_report(FailureReport(file=file.index, message=str(exc))))
+        else:
+            report = FileReport(rows=rows, dead_by_reason=dict(reasons))
+            yield TaggedOutput(REPORTS, encode_report(report))

@@ -11,11 +11,10 @@ from schemas.dataset import Moments, Shard
 from schemas.spec import Section
 
 
-class RowsReport(Section):
-    """Some rows of one file: how many, and how many of them are no events."""
+class FileReport(Section):
+    """One file that was read to its end: its rows, and how many of them are no events."""
 
-    kind: Literal["rows"] = "rows"
-    file: int
+    kind: Literal["file"] = "file"
     rows: int
     dead_by_reason: dict[str, int]
 
@@ -55,7 +54,7 @@ class ShardReport(Section):
     shard: Shard
 
 
-Report = Annotated[RowsReport | FailureReport | KeyReport | ShardReport, Field(discriminator="kind")]
+Report = Annotated[FileReport | FailureReport | KeyReport | ShardReport, Field(discriminator="kind")]
 
 _LINE: TypeAdapter[Report] = TypeAdapter(Report)
 

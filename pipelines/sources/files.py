@@ -8,7 +8,8 @@ from __future__ import annotations
 import gzip
 import io
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import BinaryIO, cast
 
@@ -60,19 +61,21 @@ def _absence(pattern: str) -> str:
     return "a pattern that no file matches" if any(mark in pattern for mark in "*?[") else "no such file"
 
 
-def open_input(path: str) -> BinaryIO:
-    """Opens a file for reading; what starts as gzip is decompressed, whatever its name.
+@contextmanager
+def open_input(path: str) -> Iterator[BinaryIO]:
+    """An open file; what starts as gzip is decompressed, whatever its name.
 
     Raises:
       InputError: it cannot be opened.
     """
-    try:
-        raw = FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
-        file = raw if isinstance(raw, io.BufferedReader) else io.BufferedReader(raw)
-        magic = file.peek(len(_GZIP_MAGIC))[: len(_GZIP_MAGIC)]
-    except (BeamIOError, OSError) as exc:
-        raise InputError(f"{path}: expected a readable file, got {getattr(exc, 'strerror', None) or exc}") from exc
-    return cast(BinaryIO, gzip.GzipFile(fileobj=file) if magic == _GZIP_MAGIC else file)
+    with ExitStack() as stack:
+        try:
+            raw = stack.enter_context(FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED))
+            file = raw if isinstance(raw, io.BufferedReader) else io.BufferedReader(raw)
+            magic = file.peek(len(_GZIP_MAGIC))[: len(_GZIP_MAGIC)]
+        except (BeamIOError, OSError) as exc:
+            raise InputError(f"{path}: expected a readable file, got {getattr(exc, 'strerror', None) or exc}") from exc
+        yield cast(BinaryIO, gzip.GzipFile(fileobj=file) if magic == _GZIP_MAGIC else file)
 
 
 def read_bytes(file: BinaryIO, size: int, path: str) -> bytes:
