@@ -7,8 +7,10 @@ exits with 0 on success and with 2 and one clear line on bad input.
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
@@ -35,7 +37,7 @@ StateDir = Annotated[Path | None, typer.Option("--state", help="State folder of 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb and returns its exit code."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    _quieten()
     try:
         app(args=argv, prog_name="tidegauge")
     except SystemExit as done:  # Typer's way to end, mistakes in the arguments included
@@ -100,11 +102,24 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Train the spec's model, and measure it on the test split against persistence."""
+    _import_tensorflow()
     from models.train import train as run
     from schemas.spec import load_spec
 
     summary = run(load_spec(spec), data=data, output=output, quiet=as_json)
-    _show(asdict(summary), as_json, summary.lines)
+
+    def lines() -> list[str]:
+        run_time = f"{summary.epochs} epochs in {summary.seconds:.0f} s"
+        best = f"{summary.family}: {run_time}, the best was {summary.best_epoch}"
+        errors = [
+            f"test MAE of {target}: {mae:.4g} (persistence {summary.mae_persistence[target]:.4g})"
+            for target, mae in summary.mae.items()
+            if mae is not None
+        ]
+        skill = "" if summary.skill is None else f"skill against persistence: {summary.skill:+.1%}"
+        return [best, *errors, skill, f"run: {summary.run}"]
+
+    _show(asdict(summary), as_json, lines)
 
 
 @app.command()
@@ -248,6 +263,7 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Prove that training and live predictions see the same windows, bit for bit."""
+    _import_tensorflow()
     from flows import verify as flow
     from schemas.dataset import DatasetFolder
     from schemas.spec import load_spec
@@ -271,6 +287,7 @@ def demo(
     as_json: AsJson = False,
 ) -> None:
     """The whole path on real data: ingest, train, push, serve, stream, score, verify."""
+    _import_tensorflow()
     from flows.demo import run_demo
 
     result = run_demo(spec, inputs, output=output, report=_reporter(as_json))
@@ -279,6 +296,30 @@ def demo(
 
 
 # --- output ---
+
+
+def _quieten() -> None:
+    """Keeps what libraries say at import off the terminal; warnings of ours and of theirs at work still show."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(lambda record: record.name != "root")  # nobody here logs there
+
+
+def _import_tensorflow() -> None:
+    """Imports TensorFlow without its notes on the machine, which go to the terminal whatever its settings say."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    with tempfile.TemporaryFile() as notes:
+        terminal = os.dup(2)
+        os.dup2(notes.fileno(), 2)
+        try:
+            import tensorflow  # noqa: F401
+        except BaseException:
+            notes.seek(0)
+            os.write(terminal, notes.read())
+            raise
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)
 
 
 def _reporter(as_json: bool) -> Callable[[str], None]:

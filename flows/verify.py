@@ -82,8 +82,12 @@ def verify_inputs(spec: Spec, inputs: Sequence[str]) -> Parity:
     with tempfile.TemporaryDirectory(prefix="tidegauge-verify-") as workdir:
         dataset = Path(workdir, "dataset")
         ingest(spec, inputs=inputs, output=str(dataset), all_origins=True)
-        folder = DatasetFolder(dataset)
-        return compare(lambda: training_windows(folder), live_windows(spec, inputs))
+        return verify_dataset(spec, inputs, DatasetFolder(dataset))
+
+
+def verify_dataset(spec: Spec, inputs: Sequence[str], folder: DatasetFolder) -> Parity:
+    """Compares a dataset of all origins with what the live path makes of the files that it was made of."""
+    return compare(lambda: training_windows(folder), live_windows(spec, inputs))
 
 
 def training_windows(folder: DatasetFolder) -> Iterator[tuple[Place, Window]]:

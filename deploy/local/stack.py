@@ -32,6 +32,7 @@ def up(
     state_dir: Path | None = None,
     *,
     ports: Ports | None = None,
+    jars_dir: Path | None = None,
     timeout_s: float = 60.0,
     report: Callable[[str], None] = lambda _: None,
 ) -> Stack:
@@ -40,6 +41,7 @@ def up(
     Args:
         state_dir: Where everything is kept; `default_state_dir()` by default.
         ports: Where Kafka listens. None: the default ports, or where it runs already.
+        jars_dir: As for `KafkaNode`.
         timeout_s: How long Kafka may take to answer, in seconds; a first download does not count.
         report: Is told, in words, what takes time.
 
@@ -47,7 +49,7 @@ def up(
         LocalStackError: See `KafkaNode.start` and `claim`.
     """
     state_dir = claim(state_dir or default_state_dir())
-    KafkaNode(state_dir).start(ports, timeout_s=timeout_s, report=report)
+    KafkaNode(state_dir, jars_dir=jars_dir).start(ports, timeout_s=timeout_s, report=report)
     return status(state_dir)
 
 
