@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -23,10 +23,13 @@ _SUMS = ("cells", "absolute", "squared", "persistence", "standard", "standard_pe
 
 
 class Errors:
-    """Sums of errors over observed cells, by key, step of the horizon and target."""
+    """Sums of errors over observed cells, by key, step of the horizon and target.
 
-    def __init__(self, spec: Spec) -> None:
-        self._spec = spec
+    `known_keys` are those of the train split.
+    """
+
+    def __init__(self, spec: Spec, known_keys: Iterable[str]) -> None:
+        self._spec, self._known_keys = spec, frozenset(known_keys)
         self._by_key: dict[str, Float64] = {}  # key -> (sum, horizon, target)
         self._windows: dict[str, int] = {}
 
@@ -64,7 +67,11 @@ class Errors:
             "mae_persistence": _ratio(every["standard_persistence"], every["cells"]),
             "skill": skill(every["standard"], every["standard_persistence"]),
         }
-        windows = {"windows": sum(self._windows.values()), "windows_by_key": dict(sorted(self._windows.items()))}
+        windows = {
+            "windows": sum(self._windows.values()),
+            "windows_by_key": dict(sorted(self._windows.items())),
+            "windows_of_unknown_keys": sum(n for key, n in self._windows.items() if key not in self._known_keys),
+        }
         return windows | {"cells": int(every["cells"]), "standardised": standard, "targets": targets}
 
 
@@ -97,8 +104,9 @@ def _evaluate(
     spec: Spec, folder: DatasetFolder, split: str, forecast: Callable[[Mapping[str, Any]], Float32]
 ) -> dict[str, Any]:
     cut = windows(folder, split, batch_size=spec.training.batch_size)
-    errors = Errors(spec)
-    for batch in cut.map(add_deviation(spec, Constants.of(spec, folder.statistics))).as_numpy_iterator():
+    constants = Constants.of(spec, folder.statistics)
+    errors = Errors(spec, constants.keys)
+    for batch in cut.map(add_deviation(spec, constants)).as_numpy_iterator():
         errors.add(batch, forecast(batch))
     return errors.report()
 

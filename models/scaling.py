@@ -105,7 +105,7 @@ def window(constants: Constants, cells: Cells) -> tuple[Any, Any]:
     mean = ops.sum(standard * cells.observed, axis=1) / some
     variance = ops.sum(ops.square(standard - mean[:, None]) * cells.observed, axis=1) / some
     deviation = ops.where(count > 0, ops.maximum(ops.sqrt(variance), _LEAST_WINDOW_DEVIATION), 1.0)
-    return constants.mean[-1] + mean * constants.deviation[-1], deviation * constants.deviation[-1]
+    return mean * constants.deviation[-1] + constants.mean[-1], deviation * constants.deviation[-1]
 
 
 SCALINGS: dict[str, Callable[[Constants, Cells], tuple[Any, Any]]] = {

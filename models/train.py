@@ -27,6 +27,9 @@ from schemas.dataset import MANIFEST_FILE, DatasetFolder
 from schemas.errors import DatasetError, ModelError
 from schemas.spec import SPLITS, Spec, Training
 
+_UNREADABLE = (tf.errors.DataLossError, tf.errors.InvalidArgumentError, tf.errors.NotFoundError)
+"""What the reader raises, within TensorFlow, for a file that is not as ingest wrote it."""
+
 
 @dataclass(frozen=True, slots=True)
 class RunSummary:
@@ -74,7 +77,7 @@ def train(
     try:
         model, log, best_epoch = _fit(spec, folder, run, Console(stderr=True, quiet=quiet))
         metrics = evaluate_model(spec, folder, "test", model)
-    except tf.errors.OpError as exc:
+    except _UNREADABLE as exc:
         raise DatasetError(f"{folder.path}: cannot be read: {exc.message.splitlines()[0]}") from exc
     _write_json(run / layout.EVALUATION_FILE, {"split": "test", **metrics})
     model.save_weights(run / layout.WEIGHTS_FILE)
