@@ -1,0 +1,76 @@
+"""Only observed cells count, in losses, gradients and metrics."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from models.objective import LOSSES, ObservedLoss, ObservedMean, add_deviation, supervise
+from models.scaling import Constants
+from tests.models.conftest import easy_spec
+from tests.models.test_forecaster import STATISTICS
+
+NAIVE = {
+    "mse": lambda error: error * error,
+    "mae": abs,
+    "huber": lambda error: error * error / 2 if abs(error) <= 1 else abs(error) - 0.5,
+}
+
+
+def batch() -> dict[str, Any]:
+    """Four windows of two horizon steps and one target; one window without any observed cell."""
+    value = np.array([[150, 160], [np.nan, 120], [70, np.nan], [np.nan, np.nan]], np.float32)[..., None]
+    return {
+        "past_values": tf.zeros((4, 3, 3)),
+        "past_observed": tf.ones((4, 3, 3), tf.bool),
+        "future_values": tf.zeros((4, 2, 1)),
+        "key": tf.constant(["north", "süd", "west", "north"]),
+        "target_values": tf.constant(value),
+        # The second value of the first window was filled: there, but not observed.
+        "target_observed": tf.constant(np.array([[1, 0], [0, 1], [1, 0], [0, 0]], bool)[..., None]),
+    }
+
+
+def labelled(scaling: str) -> tuple[Any, Any, Any]:
+    spec = easy_spec(model={"scaling": scaling})
+    inputs, labels, weights = supervise(spec)(add_deviation(spec, Constants.of(spec, STATISTICS))(batch()))
+    return inputs, labels["mean"], weights["mean"]
+
+
+@pytest.mark.parametrize("name", sorted(LOSSES))
+@pytest.mark.parametrize("scaling", ["shared", "per_key", "window"])
+def test_loss_and_metric_are_means_over_observed_cells(name: str, scaling: str) -> None:
+    _, labels, weights = labelled(scaling)
+    mean = tf.constant([[[140.0], [1e9]], [[np.pi], [115.0]], [[200.0], [-1e9]], [[0.0], [1.0]]])
+    deviation = [10, 20, 50] if scaling == "per_key" else [50, 50, 50]
+    errors = [(140 - 150) / deviation[0], (115 - 120) / deviation[1], (200 - 70) / deviation[2]]
+    expected = sum(NAIVE[name](error) for error in errors) / 3
+    assert float(ObservedLoss(LOSSES[name])(labels, mean, sample_weight=weights)) == pytest.approx(expected)
+    metric = ObservedMean(LOSSES[name], name=name)
+    for part in (slice(0, 1), slice(1, 4)):  # each cell counts alike, in however large a batch it came
+        metric.update_state(labels[part], mean[part], sample_weight=weights[part])
+    assert float(metric.result()) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("name", sorted(LOSSES))
+def test_masked_cells_have_no_gradient(name: str) -> None:
+    _, labels, weights = labelled("shared")
+    mean = tf.Variable(tf.random.stateless_normal((4, 2, 1), (1, 2)))
+    with tf.GradientTape() as tape:
+        loss = ObservedLoss(LOSSES[name])(labels, mean, sample_weight=weights)
+    gradient = tape.gradient(loss, mean).numpy()
+    np.testing.assert_array_equal(gradient != 0, batch()["target_observed"].numpy())
+
+
+def test_a_batch_without_observed_cells_costs_nothing() -> None:
+    _, labels, weights = labelled("shared")
+    loss = ObservedLoss(LOSSES["mse"])(labels[3:], tf.ones((1, 2, 1)), sample_weight=weights[3:])
+    assert float(loss) == 0
+
+
+def test_inputs_are_those_of_the_model() -> None:
+    assert set(labelled("shared")[0]) == {"past_values", "past_observed", "future_values"}
+    assert set(labelled("per_key")[0]) == {"past_values", "past_observed", "future_values", "key"}
