@@ -63,8 +63,10 @@ def export(
     # Built anew for export: a model built for training may hold operations that only its device has.
     model = build_forecaster(spec, statistics, portable=True)
     model.set_weights(weights)
+    # The plain variables, not the Keras model: saved through its own tracking, each has a second handle that only the
+    # restore knows, and a server that restores in a TF1 session finds the graph's own ones empty.
     module = tf.Module()
-    module.model = model
+    module.weights = [variable.value for variable in model.variables]
 
     target = Path(to)
     unfinished = target.with_name(f".{target.name}-unfinished")
