@@ -1,4 +1,4 @@
-"""Scores: what predictions were worth, once the actual values are known."""
+"""Accuracy: what predictions were worth, once the actual values are known."""
 
 from __future__ import annotations
 
