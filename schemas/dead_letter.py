@@ -9,13 +9,14 @@ from dataclasses import dataclass
 class DeadLetter:
     """One refused record.
 
-    `source` is `file:line` or `topic[partition]@offset`; `reason` is one of `schemas.event.BadEvent`'s codes.
+    `source` is `file:line` or `topic[partition]@offset`; `reason` is one of `schemas.event.BadEvent`'s codes; `payload`
+    is None for a record without a value.
     """
 
     source: str
     reason: str
     detail: str
-    payload: bytes
+    payload: bytes | None
     key: bytes | None = None
 
     def headers(self) -> list[tuple[str, bytes]]:

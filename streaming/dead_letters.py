@@ -17,15 +17,15 @@ _POLL_MS = 1_000
 _TIMEOUT_MS = 30_000
 
 
-def to_payload(letter: DeadLetter) -> bytes:
+def to_payload(letter: DeadLetter) -> bytes | None:
     """The record's value: the payload, cut at `MAX_PAYLOAD_BYTES`."""
-    return letter.payload[:MAX_PAYLOAD_BYTES]
+    return letter.payload[:MAX_PAYLOAD_BYTES] if letter.payload is not None else None
 
 
 def to_headers(letter: DeadLetter) -> list[tuple[str, bytes]]:
     """Why it was refused and where it came from; of a cut payload also the size and sha256 of the whole."""
     headers = letter.headers()
-    if len(letter.payload) > MAX_PAYLOAD_BYTES:
+    if letter.payload is not None and len(letter.payload) > MAX_PAYLOAD_BYTES:
         headers += [
             ("tidegauge.error.size", str(len(letter.payload)).encode()),
             ("tidegauge.error.sha256", hashlib.sha256(letter.payload).hexdigest().encode()),

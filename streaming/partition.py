@@ -175,7 +175,7 @@ class Partition:
 
     def _dead_letter(self, record: Record, bad: BadEvent) -> DeadLetter:
         source = f"{self.name}@{record.offset}"
-        return DeadLetter(source, bad.reason, str(bad), record.value or b"", record.key)
+        return DeadLetter(source, bad.reason, str(bad), record.value, record.key)
 
     def _forget_idle_keys(self) -> None:
         """Drops keys whose next event starts them anew whatever it is, and what lies before the replay offset."""

@@ -15,16 +15,6 @@ from deploy.local.state import claim
 SHARED_STATE = Path(__file__).parents[1] / ".tidegauge"
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    for ignored in (
-        # kafka-python reads its schemas through functions that Python 3.11 and 3.12 deprecate,
-        r"(read|open)_text is deprecated:DeprecationWarning",
-        # and leaves a socket that found no broker to the garbage collector, in whichever test that comes.
-        r"unclosed <socket.socket .* proto=6, laddr=\([^)]*\)>:ResourceWarning",
-    ):
-        config.addinivalue_line("filterwarnings", f"ignore:{ignored}")
-
-
 @dataclass(frozen=True)
 class Kafka:
     """A running node on free ports."""

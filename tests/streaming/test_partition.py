@@ -204,7 +204,7 @@ def test_what_is_no_event_is_a_dead_letter_with_its_reason() -> None:
     log = [Log(offset, payload) for offset, payload in enumerate(bad)] + [Log(len(bad), None)]
     stage = partition(tiny_spec()).stage(log, NOW_MS)
     assert [letter.reason for _, letter in stage.dead] == [*bad.values(), "decode"]
-    assert [letter.payload for _, letter in stage.dead] == [*bad, b""]
+    assert [letter.payload for _, letter in stage.dead] == [*bad, None]
     assert [letter.source for _, letter in stage.dead] == [f"tiny.events[0]@{n}" for n in range(len(bad) + 1)]
     assert stage.counts == Counter({"in": len(log), "dead": len(log)})
 

@@ -1,0 +1,175 @@
+"""A stream on real parts: Kafka, the model server, a model that repeats the last value."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+import yaml
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+
+from deploy.local.ports import free_port
+from deploy.local.stack import down
+from deploy.local.state import claim
+from flows.local_stack import start_model_server
+from schemas.spec import Spec, load_spec
+from streaming.stream_topics import prepare_topics
+from streaming.topics import TopicAdmin, connect
+from tests.conftest import Kafka
+from tests.specs import tiny_spec
+
+MODEL = "last-value"
+WINDOW = {"past": 4, "horizon": 2, "min_observed": 2}
+GRID = {"step": "10ms", "max_gap": 1, "lateness": "20ms", "max_disorder": "200ms"}
+
+
+@dataclass(frozen=True)
+class Models:
+    """A model server, and the folder that it watches."""
+
+    address: str
+    folder: Path
+
+    def push(self, spec: Spec, version: int, shift: float = 0.0) -> None:
+        """Publishes a version; in a process of its own, since the consumer's must stay free of TensorFlow."""
+        subprocess.run(
+            [sys.executable, "-m", "tests.e2e.persistence_model", str(self.folder / str(version)), str(shift)],
+            input=json.dumps(spec.semantic_document()).encode(),
+            check=True,
+            capture_output=True,
+            env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"},
+        )
+
+
+@dataclass(frozen=True)
+class Message:
+    """A record that was read back."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: dict[str, bytes]
+
+    @property
+    def document(self) -> dict[str, Any]:
+        found: dict[str, Any] = orjson.loads(self.value or b"")
+        return found
+
+
+@dataclass
+class LiveStream:
+    """One test's stream: its own topics and group, and a file with its spec for processes."""
+
+    spec: Spec
+    spec_file: Path
+    sent: list[Message] = field(default_factory=list)
+
+    def send(self, payloads: Sequence[tuple[int, bytes | None]], *, key: bytes = b"k") -> None:
+        """Sends (record time, value) pairs to the input topic, in order, into one partition for each key."""
+        producer = connect(KafkaProducer, self.spec.kafka.bootstrap_servers, linger_ms=5)
+        futures = [
+            producer.send(self.spec.topics.input.name, key=key, value=value, timestamp_ms=time_ms)
+            for time_ms, value in payloads
+        ]
+        producer.flush(timeout=30)
+        for future in futures:
+            future.get(timeout=10)
+        producer.close(timeout=5)
+
+    def read(self, topic: str) -> list[Message]:
+        """Everything that is committed in a topic, by partition and offset."""
+        consumer = connect(
+            KafkaConsumer,
+            self.spec.kafka.bootstrap_servers,
+            isolation_level="read_committed",
+            enable_auto_commit=False,
+        )
+        try:
+            parts = [TopicPartition(topic, number) for number in consumer.partitions_for_topic(topic) or ()]
+            consumer.assign(parts)
+            consumer.seek_to_beginning(*parts)
+            ends = consumer.end_offsets(parts)
+            found = []
+            while any(consumer.position(tp) < end for tp, end in ends.items()):
+                for records in consumer.poll(timeout_ms=200).values():
+                    found += [
+                        Message(r.topic, r.partition, r.offset, r.timestamp, r.key, r.value, dict(r.headers))
+                        for r in records
+                    ]
+        finally:
+            consumer.close(timeout_ms=1_000)
+        return sorted(found, key=lambda message: (message.partition, message.offset))
+
+    def predictions(self) -> list[Message]:
+        return self.read(self.spec.topics.predictions.name)
+
+    def command(self, *arguments: str) -> list[str]:
+        return [sys.executable, "-m", "tidegauge", "stream", "--spec", str(self.spec_file), "--json", *arguments]
+
+    def run_to_end(self, *arguments: str) -> dict[str, int]:
+        """Runs the consumer as a process until it has read all there is; its counts."""
+        done = subprocess.run(
+            self.command("--from", "earliest", "--until-end", *arguments), capture_output=True, text=True, timeout=90
+        )
+        assert done.returncode == 0, done.stderr
+        counts: dict[str, int] = json.loads(done.stdout)
+        return counts
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Models]:
+    """A model server with version 1 of the last-value model."""
+    state = claim(tmp_path_factory.mktemp("models-state"))
+    base = tmp_path_factory.mktemp("models")
+    address = f"127.0.0.1:{free_port()}"
+    spec = _spec("any", serving={"address": address, "model": MODEL}, paths={"models": str(base)})
+    (base / MODEL).mkdir()
+    models = Models(address, base / MODEL)
+    models.push(spec, 1)
+    start_model_server(spec, state)
+    yield models
+    down(state)
+
+
+@pytest.fixture
+def live(kafka: Kafka, models: Models, tmp_path: Path) -> LiveStream:
+    """A stream of its own for one test, with three partitions."""
+    return _live(kafka, models, tmp_path)
+
+
+@pytest.fixture
+def live_with(kafka: Kafka, models: Models, tmp_path: Path) -> Callable[..., LiveStream]:
+    """Makes the stream of one test with other sections."""
+    return lambda **sections: _live(kafka, models, tmp_path, **sections)
+
+
+def _live(kafka: Kafka, models: Models, folder: Path, **sections: Any) -> LiveStream:
+    name = f"test-{uuid.uuid4().hex[:12]}"
+    settings = {
+        "kafka": {"bootstrap_servers": kafka.bootstrap, "input": {"name": f"{name}.events", "partitions": 3}},
+        "serving": {"address": models.address, "model": MODEL},
+    }
+    spec = _spec(name, **(settings | sections))
+    document = spec.model_dump(mode="json", exclude_defaults=True)
+    spec_file = folder / f"{name}.yaml"
+    spec_file.write_text(yaml.safe_dump(document))
+    with TopicAdmin(kafka.bootstrap) as admin:
+        prepare_topics(admin, spec, oldest_ms=None, now_ms=time.time_ns() // 1_000_000)
+    return LiveStream(load_spec(spec_file, {}), spec_file)
+
+
+def _spec(name: str, **sections: Any) -> Spec:
+    return tiny_spec(**({"stream": {"name": name}, "grid": GRID, "window": WINDOW} | sections))
