@@ -1,8 +1,10 @@
-"""Which split a window belongs to: the one that holds all its horizon steps (schemas.spec.DateSplit)."""
+"""Which split a window belongs to: the one that holds all its horizon steps (schemas.spec.SplitRule)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -10,31 +12,81 @@ from pipelines.kernels.grid import Int64
 from pipelines.kernels.windowing import Windowing, Windows
 from schemas.dataset import ALL_ORIGINS
 from schemas.errors import SpecError
-from schemas.spec import SPLITS, Spec
+from schemas.spec import SPLITS, FractionSplit, Interval, KeySplit, Spec, TimeSplit
 
 TRAIN = "train"
+
+_ALL_TIME: Interval = (-(2**62), 2**62)
 
 
 class Splitter:
     """Assigns windows to the splits of a spec, or all of them to the one split `all`."""
 
     def __init__(self, spec: Spec, *, all_origins: bool) -> None:
-        self._windowing = Windowing(spec)
-        self._step_ms, self._offset_ms = spec.grid.step, spec.grid.offset
-        self._horizon_ms = spec.window.horizon * spec.grid.step
-        self._dates = None if all_origins else spec.split
         if not all_origins and spec.split is None:
             raise SpecError("$.split: expected a section that says which windows are for training, got none")
+        self._windowing = Windowing(spec)
+        self._past, self._horizon_ms = spec.window.past, spec.window.horizon * spec.grid.step
+        self._rule = None if all_origins else spec.split
         self.names = (ALL_ORIGINS,) if all_origins else SPLITS
 
-    def split(self, windows: Windows) -> Iterator[tuple[str, Int64]]:
-        """The windows of each split: its name, and int64 (window,), the rows of `windows.steps` where they end."""
-        if self._dates is None:
+    def intervals(self, key: str, runs: Sequence[Windows]) -> dict[str, Interval]:
+        """When each split of a key is; a split that the key has no part in is left out.
+
+        Args:
+          key: the key.
+          runs: all its runs, oldest first.
+        """
+        rule, grid = self._rule, self._windowing.grid
+        if rule is None:
+            return {ALL_ORIGINS: _ALL_TIME}
+        if isinstance(rule, KeySplit):
+            return {split_of_key(rule, key): _ALL_TIME}
+        if not isinstance(rule, FractionSplit):
+            return {name: rule.interval(name) for name in self.names}
+        if not runs:
+            return {}
+        first = runs[0].steps.first + self._past - 1  # the steps before stand for what was before any event
+        end = runs[-1].steps.first + len(runs[-1].steps)
+        validated, tested = first + int((end - first) * rule.train), end - int((end - first) * rule.test)
+        bounds = [grid.start_ms(step) for step in (first, validated, tested, end)]
+        return dict(zip(self.names, pairwise(bounds), strict=True))
+
+    def split(self, windows: Windows, intervals: Mapping[str, Interval]) -> Iterator[tuple[str, Int64]]:
+        """The windows of each split: its name, and int64 (window,), the rows of `windows.steps` where they end.
+
+        Args:
+          windows: of one run.
+          intervals: when the splits of its key are.
+        """
+        if self._rule is None:
             yield ALL_ORIGINS, windows.end
             return
-        origin_ms = windows.origin_step * self._step_ms + self._offset_ms
+        grid = self._windowing.grid
+        start_ms = windows.origin_step * grid.step_ms + grid.offset_ms
+        end_ms = start_ms + self._horizon_ms
         labelled = self._windowing.labelled(windows)
-        for name in self.names:
-            start, end = self._dates.interval(name)
-            within = (origin_ms >= start) & (origin_ms + self._horizon_ms <= end)
-            yield name, windows.end[np.flatnonzero(labelled & within)]
+        for name, (first, last) in intervals.items():
+            chosen = labelled & (start_ms >= first) & (end_ms <= last)
+            if isinstance(self._rule, TimeSplit):
+                for stronger in SPLITS[SPLITS.index(name) + 1 :]:
+                    before, after = intervals[stronger]
+                    chosen &= (end_ms <= before - self._rule.purge) | (start_ms >= after + self._rule.embargo)
+            yield name, windows.end[np.flatnonzero(chosen)]
+
+
+def split_of_key(rule: KeySplit, key: str) -> str:
+    """The split that all windows of a key are in."""
+    # The fraction is of a hash that no shard is drawn by, or else a shard could be all of one split.
+    digest = hashlib.blake2b(key.encode(), digest_size=8, person=b"split").digest()
+    drawn, below = int.from_bytes(digest, "little") / 2**64, 0.0
+    named = {name: choice for name in ("test", "validation") if isinstance(choice := getattr(rule, name), tuple)}
+    for name, keys in named.items():
+        if key in keys:
+            return name
+    for name in ("test", "validation"):
+        if name not in named:
+            below += getattr(rule, name)
+            if drawn < below:
+                return name
+    return TRAIN

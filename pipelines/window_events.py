@@ -46,8 +46,9 @@ class KeyWindows:
         origin_steps: dict[str, list[Int64]] = {}
         train_rows: list[tuple[Float32, Bool]] = []
         shard = shard_of(key, self._shards)
+        intervals = self._splitter.intervals(key, runs)
         for run in runs:
-            for split, end in self._splitter.split(run):
+            for split, end in self._splitter.split(run, intervals):
                 if not len(end):
                     continue
                 origin_steps.setdefault(split, []).append(run.steps.first + end)
