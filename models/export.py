@@ -30,6 +30,7 @@ from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog, PredictLog
 
 from models.forecaster import TensorForm, build_forecaster, input_forms
 from models.layout import MODEL_FILE, WARMUP_FILE
+from models.scaling import KeyRows
 from schemas.dataset import Statistics
 from schemas.spec import Spec
 
@@ -64,9 +65,11 @@ def export(
     model = build_forecaster(spec, statistics, portable=True)
     model.set_weights(weights)
     # The plain variables, not the Keras model: saved through its own tracking, each has a second handle that only the
-    # restore knows, and a server that restores in a TF1 session finds the graph's own ones empty.
+    # restore knows, and a server that restores in a TF1 session finds the graph's own ones empty. Nor would it show
+    # TensorFlow the tables.
     module = tf.Module()
     module.weights = [variable.value for variable in model.variables]
+    module.tables = [layer.table for layer in model.layers if isinstance(layer, KeyRows)]
 
     target = Path(to)
     unfinished = target.with_name(f".{target.name}-unfinished")

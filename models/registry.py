@@ -65,7 +65,7 @@ def check_files(export: Path) -> None:
                 raise ModelError(f"{export / path}: is not the file that was exported (its sha256 differs)")
     except OSError as exc:
         raise ModelError(f"{export}: expected an exported model; {exc.filename}: {exc.strerror}") from exc
-    except (ValueError, KeyError, AttributeError) as exc:
+    except (ValueError, KeyError, AttributeError, TypeError) as exc:
         raise ModelError(
             f"{export / MODEL_FILE}: expected the record of an exported model, got something else"
         ) from exc
