@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pipelines.kernels.grid import Events
 from pipelines.kernels.windowing import Windowing, Windows
 from schemas.dataset import DatasetFolder, EventCounts, Manifest, Moments, Shard, Split, Statistics
-from schemas.spec import SPLITS, Spec
+from schemas.spec import SPLITS, DateSplit, Spec
 
 Series = Mapping[str, tuple[NDArray[np.int64], NDArray[np.float64]]]
 """For each key: event times int64 (event,) in ms, and values float64 (event, carried feature)."""
@@ -57,7 +57,7 @@ def _events(time_ms: NDArray[np.int64], values: NDArray[np.float64]) -> Events:
 
 
 def _within(spec: Spec, split: str, run: Windows) -> NDArray[np.bool_]:
-    assert spec.split is not None
+    assert isinstance(spec.split, DateSplit)
     start, end = spec.split.interval(split)
     origin_ms = run.origin_step * spec.grid.step + spec.grid.offset
     return np.asarray((origin_ms >= start) & (origin_ms + spec.window.horizon * spec.grid.step <= end))
@@ -126,7 +126,7 @@ def _example(spec: Spec, key: str, run: Windows, ends: NDArray[np.int64]) -> tf.
 
 
 def _statistics(spec: Spec, runs: Mapping[str, list[Windows]]) -> Statistics:
-    assert spec.split is not None
+    assert isinstance(spec.split, DateSplit)
     start, end = spec.split.interval("train")
     carried = {feature.name: index for index, feature in enumerate(spec.stream.features) if feature.calendar is None}
     cells: dict[str, dict[str, list[float]]] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from models.scaling import Constants
 from tests.models.conftest import easy_spec
 from tests.models.test_forecaster import STATISTICS
 
-NAIVE = {
+NAIVE: dict[str, Callable[[float], float]] = {
     "mse": lambda error: error * error,
     "mae": abs,
     "huber": lambda error: error * error / 2 if abs(error) <= 1 else abs(error) - 0.5,

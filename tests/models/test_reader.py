@@ -15,7 +15,7 @@ from pipelines.kernels.grid import Events
 from pipelines.kernels.windowing import Windowing
 from schemas.dataset import DatasetFolder
 from schemas.errors import DatasetError
-from schemas.spec import Spec
+from schemas.spec import DateSplit, Spec
 from tests.models.conftest import easy_series, easy_spec
 from tests.models.datasets import Series, lay_dataset, seal
 
@@ -24,7 +24,7 @@ Window = dict[str, bytes]
 
 def kernel_windows(spec: Spec, series: Series, split: str) -> dict[tuple[str, int], Window]:
     """What the reader must deliver for each key and origin, straight from the kernel's arrays."""
-    assert spec.split is not None
+    assert isinstance(spec.split, DateSplit)
     start, end = spec.split.interval(split)
     roles = [feature.role for feature in spec.stream.features]
     targets = [index for index, role in enumerate(roles) if role == "target"]

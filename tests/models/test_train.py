@@ -1,0 +1,147 @@
+"""A training run: what it learns, what it leaves, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
+
+from models import layout
+from models.evaluation import evaluate_model
+from models.forecaster import build_forecaster
+from models.train import train
+from schemas.dataset import DatasetFolder
+from schemas.errors import DatasetError, ModelError, TidegaugeError
+from tests.models.conftest import Trained, easy_series, easy_spec
+from tests.models.datasets import lay_dataset
+
+
+def epochs_of(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / layout.METRICS_FILE).read_text().splitlines()]
+
+
+def test_the_loss_falls_and_the_model_beats_persistence(trained: Trained) -> None:
+    epochs = epochs_of(trained.run)
+    assert [epoch["epoch"] for epoch in epochs] == [1, 2, 3]
+    assert epochs[-1]["loss"] < epochs[0]["loss"] / 2
+    summary = trained.summary
+    assert summary.skill is not None
+    assert summary.skill > 0.5
+    evaluation = json.loads((trained.run / layout.EVALUATION_FILE).read_text())
+    assert summary.skill == evaluation["standardised"]["skill"]
+    assert summary.mae == {"load": evaluation["targets"]["load"]["mae"]}
+    assert summary.mae_persistence == {"load": evaluation["targets"]["load"]["mae_persistence"]}
+    assert summary.windows == {name: split.windows for name, split in trained.dataset.manifest.splits.items()}
+
+
+def test_the_run_folder(trained: Trained) -> None:
+    run = json.loads((trained.run / layout.RUN_FILE).read_text())
+    assert run["spec"] == trained.spec.semantic_document()
+    assert run["outcome"]["best_epoch"] == trained.summary.best_epoch
+    assert {"python", "tensorflow", "keras", "numpy", "tidegauge"} <= set(run["environment"])
+    assert (trained.run / layout.CURVE_FILE).read_bytes().startswith(b"\x89PNG")
+    for part in ("train", "validation"):
+        board = EventAccumulator(str(trained.run / layout.LOGS_FOLDER / part))
+        board.Reload()
+        assert "epoch_loss" in board.Tags()["tensors"]
+
+
+def test_the_evaluation_is_of_the_best_weights(trained: Trained) -> None:
+    model = build_forecaster(trained.spec, trained.dataset.statistics)
+    model.load_weights(trained.run / layout.WEIGHTS_FILE)
+    stored = json.loads((trained.run / layout.EVALUATION_FILE).read_text())
+    assert stored == {"split": "test", **evaluate_model(trained.spec, trained.dataset, "test", model)}
+    best = min(epochs_of(trained.run), key=lambda epoch: float(epoch["val_loss"]))
+    validation = evaluate_model(trained.spec, trained.dataset, "validation", model)["standardised"]
+    assert validation["mae"] == pytest.approx(best["val_mae"], rel=1e-4)
+    assert validation["skill"] == pytest.approx(best["val_skill"], rel=1e-3)
+
+
+def test_the_same_seed_gives_the_same_model(easy_dataset: DatasetFolder, tmp_path: Path) -> None:
+    def losses(name: str, seed: int) -> list[float]:
+        spec = easy_spec(training={"seed": seed, "epochs": 2}, model={"dropout": 0.3})
+        train(spec, data=easy_dataset.path, output=tmp_path / name, quiet=True)
+        return [epoch["val_loss"] for epoch in epochs_of(tmp_path / name)]
+
+    first = losses("first", 7)
+    assert losses("again", 7) == first
+    assert losses("other", 8) != first
+
+
+def test_training_stops_when_validation_gets_no_better(easy_dataset: DatasetFolder, tmp_path: Path) -> None:
+    spec = easy_spec(training={"learning_rate": 2.0, "epochs": 50, "patience": 2})
+    summary = train(spec, data=easy_dataset.path, output=tmp_path / "run", quiet=True)
+    assert summary.epochs == summary.best_epoch + 2
+
+
+def test_progress_is_a_line_an_epoch_and_nothing_when_quiet(
+    easy_dataset: DatasetFolder, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    spec = easy_spec(training={"epochs": 2})
+    train(spec, data=easy_dataset.path, output=tmp_path / "loud")
+    told = capfd.readouterr()
+    assert told.out == ""
+    assert [line[:10] for line in told.err.splitlines() if "epoch" in line] == ["epoch 1/2 ", "epoch 2/2 "]
+    train(spec, data=easy_dataset.path, output=tmp_path / "quiet", quiet=True)
+    told = capfd.readouterr()
+    assert "epoch" not in told.out + told.err
+
+
+def refusal(error: type[TidegaugeError], *args: Any, **kwargs: Any) -> str:
+    with pytest.raises(error) as refused:
+        train(*args, **kwargs, quiet=True)
+    message = str(refused.value)
+    assert "\n" not in message
+    return message
+
+
+def test_a_folder_in_use_is_refused(trained: Trained, tmp_path: Path) -> None:
+    message = refusal(ModelError, trained.spec, data=trained.dataset.path, output=trained.run)
+    assert message == f"{trained.run}: expected a new or empty folder for the run, got one with files in it"
+    file = tmp_path / "file"
+    file.touch()
+    assert "expected a folder" in refusal(ModelError, trained.spec, data=trained.dataset.path, output=file)
+
+
+def test_another_dataset_is_refused(easy_dataset: DatasetFolder, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    assert "expected windows" in refusal(
+        DatasetError, easy_spec(window={"past": 25}), data=easy_dataset.path, output=output
+    )
+    split = {"train": ["1970-01-01", "1970-01-20"]}
+    other = easy_spec(split=easy_spec().model_dump(mode="json")["split"] | split)
+    assert "($.split)" in refusal(DatasetError, other, data=easy_dataset.path, output=output)
+    assert "is no complete dataset" in refusal(DatasetError, easy_spec(), data=tmp_path, output=output)
+    assert not output.exists()
+
+
+def test_a_spec_without_a_model_is_refused(easy_dataset: DatasetFolder, tmp_path: Path) -> None:
+    spec = easy_spec().model_copy(update={"model": None})
+    assert "$.model" in refusal(ModelError, spec, data=easy_dataset.path, output=tmp_path / "run")
+
+
+def test_an_empty_split_is_refused(tmp_path: Path) -> None:
+    folder = lay_dataset(tmp_path / "dataset", easy_spec(), easy_series(days=35))
+    message = refusal(DatasetError, easy_spec(), data=folder.path, output=tmp_path / "run")
+    assert message == f"{folder.path}: expected windows in the split 'test', got none"
+
+
+def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
+    folder = lay_dataset(tmp_path / "dataset", easy_spec(), easy_series())
+    shard = folder.shard_paths("validation")[0]
+    shard.write_bytes(shard.read_bytes()[:-9])
+    message = refusal(DatasetError, easy_spec(), data=folder.path, output=tmp_path / "run")
+    assert message == f"{shard}: is not the file that was ingested (its sha256 differs); ingest again"
+    shard.unlink()
+    message = refusal(DatasetError, easy_spec(), data=folder.path, output=tmp_path / "run")
+    assert message == f"{shard}: cannot be read: No such file or directory"
+
+
+def test_a_loss_that_is_no_number_stops_the_run(easy_dataset: DatasetFolder, tmp_path: Path) -> None:
+    spec = easy_spec(training={"learning_rate": 1e30})
+    message = refusal(ModelError, spec, data=easy_dataset.path, output=tmp_path / "run")
+    assert message.startswith("epoch 1: expected a finite loss, got ")
+    assert not (tmp_path / "run" / layout.EXPORT_FOLDER).exists()
