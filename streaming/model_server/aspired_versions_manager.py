@@ -93,7 +93,11 @@ class AspiredVersionsManager:
                     model.harnesses[version] = _Harness(VersionStatus(version, State.START), source)
                     continue
                 harness.aspired = True
-                if harness.status.error and harness.source.fingerprint != source.fingerprint:
+                if harness.servable is not None and harness.source.path != source.path:
+                    # The same number from another base path: what it served so far serves until that is loaded.
+                    harness.status = VersionStatus(version, State.START)
+                    harness.attempts, harness.retry_at_s = 0, 0.0
+                elif harness.status.error and harness.source.fingerprint != source.fingerprint:
                     harness.attempts, harness.retry_at_s = 0, 0.0
                     if harness.status.state is State.END:
                         harness.status = VersionStatus(version, State.START)
@@ -133,7 +137,7 @@ class AspiredVersionsManager:
                 (name, harness.status)
                 for name in names
                 for harness in self._models.get(name, _Model()).harnesses.values()
-                if harness.aspired and harness.status.state is not State.AVAILABLE
+                if harness.aspired and (harness.status.state is not State.AVAILABLE or harness.status.error)
             ]
 
     def close(self) -> None:
@@ -197,6 +201,8 @@ class AspiredVersionsManager:
         with self._changed:
             harness.attempts += 1
             if servable is not None:
+                if harness.servable is not None:
+                    self._unloaders.submit(harness.servable.unload)
                 harness.servable = servable
                 harness.status = VersionStatus(version, State.AVAILABLE)
                 self._available = {
@@ -209,6 +215,9 @@ class AspiredVersionsManager:
                     version,
                     time.monotonic() - started,
                 )
+            elif harness.servable is not None:
+                harness.status = VersionStatus(version, State.AVAILABLE, error)
+                _log.error("Loading servable {name: %s version: %d} anew failed: %s", name, version, error)
             else:
                 last = harness.attempts > self._max_load_retries
                 harness.status = VersionStatus(version, State.END if last else State.START, error)

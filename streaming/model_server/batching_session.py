@@ -172,6 +172,12 @@ class BatchScheduler:
     def _pass_on(self) -> None:
         """Gives the slot to the oldest request that waits, or frees it. Holds the lock."""
         now = time.monotonic()
+        for key, queue in list(self._queues.items()):
+            # The thread of a task whose deadline has passed is gone, and cannot take the slot.
+            while queue.tasks and queue.tasks[0].done:
+                queue.rows -= queue.tasks.popleft().rows
+            if not queue.tasks:
+                del self._queues[key]
         due = [queue.tasks[0] for queue in self._queues.values() if self._due(queue, now)]
         if not due:
             self._running -= 1

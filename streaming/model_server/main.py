@@ -42,6 +42,8 @@ def _serve(flags: Flags, stop: threading.Event) -> None:
     # TensorFlow takes seconds to load: a wrong flag or config file is reported before that.
     config = flags.model_server_config()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+    # TensorFlow's pooling allocator keeps the memory of an unloaded model for ever; the system's gives it back.
+    os.environ.setdefault("TF_ONEDNN_USE_SYSTEM_ALLOCATOR", "1")
     from streaming.model_server.server import ModelServer
 
     server = ModelServer(flags, config)

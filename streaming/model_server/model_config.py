@@ -83,8 +83,9 @@ def served_models(config: ModelServerConfig, allowed_roots: Sequence[Path]) -> d
         model = _served_model(entry)
         if model.name in models:
             raise invalid_argument(f"Illegal to list model {model.name} multiple times in config list")
-        check_allowed(model.base_path, allowed_roots)
         models[model.name] = model
+    for model in models.values():
+        check_allowed(model.base_path, allowed_roots)
     return models
 
 

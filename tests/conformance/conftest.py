@@ -24,6 +24,7 @@ from tests.conformance.server_process import REPOSITORY, ServerProcess
 def pytest_addoption(parser):
     parser.addoption("--target", help="host:port of a server's gRPC interface")
     parser.addoption("--rest-target", help="host:port of its REST interface")
+    parser.addoption("--batching-target", help="host:port of a server with batching on, see test_batching.py")
 
 
 @dataclass

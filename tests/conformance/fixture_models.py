@@ -129,6 +129,16 @@ def masked_mean(path: Path) -> None:
         )
 
 
+def weighty(path: Path) -> None:
+    """half_plus_two with 64 MB of variables beside it."""
+    with tf.Graph().as_default(), v1.Session() as session:
+        ballast = v1.get_variable("ballast", initializer=tf.ones([16, 2**20]))
+        x = v1.placeholder(tf.float32, None, name="x")
+        y = tf.identity(0.5 * x + 2.0 * ballast[0, 0], name="y")
+        session.run(v1.global_variables_initializer())
+        _save(session, path, {"serving_default": _signature({"x": x}, {"y": y}, _PREDICT)})
+
+
 def write(folder: Path) -> None:
     """Writes all of them."""
     half_plus(folder / "half_plus_two" / "123")
@@ -138,6 +148,7 @@ def write(folder: Path) -> None:
     counter(folder / "counter" / "1")
     identity(folder / "identity" / "1")
     masked_mean(folder / "masked_mean" / "1")
+    weighty(folder / "weighty" / "1")
     (folder / "models.config").write_text(MODELS_CONFIG.replace("FOLDER", str(folder)))
     (folder / "monitoring.config").write_text("prometheus_config { enable: true }\n")
 
