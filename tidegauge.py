@@ -140,6 +140,44 @@ def push(
     _show(result, as_json, lambda: [f"{result['model']} version {version}: {result['path']}"])
 
 
+@app.command(context_settings={"allow_extra_args": True})
+def score(
+    context: typer.Context,
+    spec: SpecFile,
+    output: Annotated[Path, typer.Option("--output", help="A new folder for Parquet files.")],
+    inputs: Annotated[
+        list[str] | None, typer.Option("--input", help="Files, whose every origin is predicted, ...")
+    ] = None,
+    data: Annotated[str | None, typer.Option("--data", help="... or a dataset folder.")] = None,
+    model: Annotated[str | None, typer.Option("--model", help="BASE/NAME or BASE/NAME/VERSION, ...")] = None,
+    server: Annotated[str | None, typer.Option("--server", help="... or HOST:PORT of a model server (gRPC).")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Predict files or a dataset to Parquet (a Beam job; Beam's own options go after `--`)."""
+    if model:
+        _import_tensorflow()
+    from flows.scoring import score as run
+    from schemas.spec import load_spec
+
+    if bool(inputs) == bool(data) or bool(model) == bool(server):
+        raise typer.BadParameter("expected --input or --data, and --model or --server")
+    summary = run(
+        load_spec(spec),
+        output=str(output),
+        inputs=inputs or (),
+        data=data,
+        model=model,
+        server=server,
+        beam_args=context.args,
+    )
+
+    def lines() -> list[str]:
+        version = f"{summary.model.name} version {summary.model.version}"
+        return [f"{output}: {summary.predictions} predictions by {version}, {len(summary.files)} files"]
+
+    _show(summary.model_dump(mode="json"), as_json, lines)
+
+
 # --- the local stack ---
 
 
@@ -303,6 +341,7 @@ def _quieten() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     for handler in logging.getLogger().handlers:
         handler.addFilter(lambda record: record.name != "root")  # nobody here logs there
+    logging.getLogger("kafka.net.selector").setLevel(logging.ERROR)  # how long its own tasks ran
 
 
 def _import_tensorflow() -> None:

@@ -25,8 +25,8 @@ from typing import Any
 from deploy.local.ports import free_port
 from deploy.local.stack import down, up
 from deploy.local.state import default_state_dir, is_claimed
-from flows.replay import ReplaySummary, replay
 from flows.accuracy import Scores, score_predictions
+from flows.replay import ReplaySummary, replay
 from flows.verify import Parity, read_predictions, verify_dataset, verify_predictions
 from schemas.dataset import DatasetFolder
 from schemas.errors import BrokerError, DatasetError, InputError, LocalStackError

@@ -1,0 +1,64 @@
+"""Predictions as an Arrow table, one row each: what batch scoring writes.
+
+| column | type | |
+|---|---|---|
+| `id` | string | the `ce_id` that the live path gives the same prediction |
+| `key`, `origin_ms`, `role` | string, int64, string | what it is about |
+| `<target>_mean` | fixed_size_list<float>[horizon] | the forecast, in the field's metadata `unit` |
+| `<target>_last_observed`, `<target>_last_observed_ms` | float, int64 | the last really observed value and its step |
+| `observed_fraction`, `window_digest` | double, string | as in the predictions topic |
+| `model_name`, `model_version`, `window_fingerprint` | string, int64, string | who answered |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from schemas.prediction import Prediction
+from schemas.spec import Spec
+
+
+def prediction_schema(spec: Spec) -> pa.Schema:
+    """The table's columns; the schema's metadata names the stream and its step in ms."""
+    fields = [pa.field("id", pa.string()), pa.field("key", pa.string()), pa.field("origin_ms", pa.int64())]
+    for target in spec.targets:
+        unit = {"unit": target.unit}
+        fields += [
+            pa.field(f"{target.name}_mean", pa.list_(pa.float32(), spec.window.horizon), metadata=unit),
+            pa.field(f"{target.name}_last_observed", pa.float32(), metadata=unit),
+            pa.field(f"{target.name}_last_observed_ms", pa.int64()),
+        ]
+    fields += [
+        pa.field("observed_fraction", pa.float64()),
+        pa.field("window_digest", pa.string()),
+        pa.field("model_name", pa.string()),
+        pa.field("model_version", pa.int64()),
+        pa.field("window_fingerprint", pa.string()),
+        pa.field("role", pa.string()),
+    ]
+    return pa.schema(fields, metadata={"stream": spec.stream.name, "step_ms": str(spec.grid.step)})
+
+
+def prediction_table(spec: Spec, predictions: Sequence[Prediction]) -> pa.Table:
+    """The rows of some predictions, in their order; at least one."""
+    stream = spec.stream.name
+    columns: dict[str, object] = {
+        "id": [prediction.id(stream) for prediction in predictions],
+        "key": [prediction.key for prediction in predictions],
+        "origin_ms": [prediction.origin_ms for prediction in predictions],
+        "observed_fraction": [prediction.observed_fraction for prediction in predictions],
+        "window_digest": [prediction.window_digest for prediction in predictions],
+        "model_name": [prediction.model.name for prediction in predictions],
+        "model_version": [prediction.model.version for prediction in predictions],
+        "window_fingerprint": [prediction.model.window_fingerprint for prediction in predictions],
+        "role": [prediction.role for prediction in predictions],
+    }
+    for index, target in enumerate(spec.targets):
+        mean = np.concatenate([prediction.mean[:, index] for prediction in predictions])
+        columns[f"{target.name}_mean"] = pa.FixedSizeListArray.from_arrays(pa.array(mean), spec.window.horizon)
+        columns[f"{target.name}_last_observed"] = [prediction.last_observed[index] for prediction in predictions]
+        columns[f"{target.name}_last_observed_ms"] = [prediction.last_observed_ms[index] for prediction in predictions]
+    return pa.table(columns, schema=prediction_schema(spec))

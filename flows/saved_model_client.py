@@ -1,0 +1,91 @@
+"""A SavedModel asked in this process, with the interface and the checks of the gRPC client."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from schemas.errors import FingerprintMismatch, ModelError
+from schemas.spec import Spec
+
+
+def resolve_version(model: Path) -> Path:
+    """The folder of a version: `BASE/NAME/VERSION` as it is, and of `BASE/NAME` the highest version.
+
+    Raises:
+      ModelError: there is no model.
+    """
+    if model.name.isdecimal() and (model / "saved_model.pb").is_file():
+        return model
+    versions = sorted(
+        (path for path in model.glob("*/") if path.name.isdecimal() and (path / "saved_model.pb").is_file()),
+        key=lambda path: int(path.name),
+    )
+    if not versions:
+        raise ModelError(f"{model}: expected BASE/NAME or BASE/NAME/VERSION of a published model, got no version there")
+    return versions[-1]
+
+
+class SavedModelClient:
+    """Predicts with one version of a model on disk.
+
+    Args:
+      spec: whose windows the model must have been made for.
+      version: the folder `BASE/NAME/VERSION`.
+    Raises:
+      ModelError: the folder holds no SavedModel that can be loaded.
+      FingerprintMismatch: the model was made for other windows.
+    """
+
+    def __init__(self, spec: Spec, version: Path) -> None:
+        import tensorflow as tf
+
+        self.model, self._version = version.absolute().parent.name, int(version.name)
+        try:
+            # Kept: its variables go with it, and the signatures do not hold it.
+            self._loaded = tf.saved_model.load(str(version))
+            self._predict = self._loaded.signatures["serving_default"]
+            describe = self._loaded.signatures["describe"]
+        except KeyError as exc:
+            raise FingerprintMismatch(
+                f"{version}: the model does not say which windows it was made for: it has no signature {exc}"
+            ) from exc
+        except (OSError, ValueError, tf.errors.OpError) as exc:
+            problem = str(exc).partition("\n")[0]
+            raise ModelError(f"{version}: expected a SavedModel that loads, got: {problem:.300}") from exc
+        self._names = set(self._predict.structured_input_signature[1])
+        fingerprint = describe(probe=tf.zeros(1, tf.int32))["window_fingerprint"].numpy()[0].decode()
+        if fingerprint != spec.window_fingerprint:
+            raise FingerprintMismatch(
+                f"{version}: expected a model of the windows {spec.window_fingerprint} (this spec's), "
+                f"got one of {fingerprint}"
+            )
+
+    def predict(self, inputs: Mapping[str, NDArray[Any]]) -> tuple[dict[str, NDArray[Any]], int]:
+        """Predicts one batch.
+
+        Args:
+          inputs: the model's inputs by name, all with the same first axis.
+        Returns:
+          The outputs by name, and the version.
+        Raises:
+          ModelError: the model takes other inputs, or cannot compute.
+        """
+        import tensorflow as tf
+
+        if inputs.keys() != self._names:
+            raise ModelError(f"model '{self.model}': expected the inputs {sorted(self._names)}, got {sorted(inputs)}")
+        try:
+            outputs = self._predict(**{name: tf.constant(_plain(array)) for name, array in inputs.items()})
+        except (ValueError, tf.errors.OpError) as exc:
+            problem = str(exc).partition("\n")[0]
+            raise ModelError(f"model '{self.model}' version {self._version}: {problem:.300}") from exc
+        return {name: output.numpy() for name, output in outputs.items()}, self._version
+
+
+def _plain(array: NDArray[Any]) -> Any:
+    return array.tolist() if array.dtype == np.object_ else array
