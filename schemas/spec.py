@@ -1,8 +1,8 @@
 """The spec: one YAML file that describes a stream and drives ingest, training, live predictions and retraining.
 
 Two kinds of section. The *semantic* ones (`stream`, `grid`, `window`, `split`, `model`, `training`) say what the
-windows and the model are; their canonical form is hashed into fingerprints. The *settings* (`dataset`, `kafka`,
-`serving`, `paths`) say where and how it runs; environment variables override them
+windows and the model are; their canonical form is hashed into fingerprints. The *settings* (`source`, `dataset`,
+`kafka`, `serving`, `paths`) say where and how it runs; environment variables override them
 (`TIDEGAUGE_KAFKA__BOOTSTRAP_SERVERS=...`).
 
 All times and durations are int milliseconds in code; `schemas.units` reads what YAML writes.
@@ -55,27 +55,55 @@ class Feature(Section):
     """One column of the windows.
 
     Roles: a `target` is observed and forecast; a `past` covariate is observed only; a `future` covariate is known for
-    the horizon too. A `future` covariate is computed from the time of the step (`calendar`), so that batch and live
-    have the same value without an event.
+    the horizon too; a `static` one belongs to the key. What is known of the future must be the same in batch and live:
+    a `calendar` is computed from the time of the step, and other values are announced `lead` steps ahead.
     """
 
     name: Name
-    role: Literal["target", "past", "future"]
+    role: Literal["target", "past", "future", "static"]
     unit: str = ""
     field: str | None = None
     """The event's field (CSV column, JSON member); the feature's name when left out."""
+    type: Literal["number", "integer", "category"] = "number"
+    """What the field holds. An `integer` is whole and at most 2^24, up to which float32 is exact."""
+    categories: tuple[str, ...] = ()
+    """The vocabulary of a `category`: each stands for its index, any other text for the number of categories."""
     aggregate: Literal["last", "mean", "sum", "min", "max", "count"] = "last"
     """How several events within one step become one value."""
     fill: Literal["hold", "zero", "none"] = "hold"
     """What stands in for a missing value during `grid.max_gap` steps. Causal only: the future is not known live."""
     calendar: Literal["time_of_day", "day_of_week", "time_of_year"] | None = None
-    """A phase in [-0.5, 0.5) computed from the start of the step, in UTC."""
+    """A phase in [-0.5, 0.5) computed from the start of the step, for the role `future`."""
+    zone: Annotated[str, AfterValidator(_known_zone)] = "UTC"
+    """Whose clocks the calendar follows; they jump where daylight saving begins and ends."""
+    lead: Count | None = None
+    """For the role `future` without a calendar: an event of step n tells the value of step n + lead."""
+    table: dict[str, float | str] | None = None
+    """For the role `static`: the value of each key, instead of a field; a key that it has not is missing."""
     description: str = ""
 
     @model_validator(mode="after")
-    def _calendar_is_future(self) -> Self:
-        if (self.role == "future") != (self.calendar is not None):
-            raise ValueError("a feature of the role 'future' has a 'calendar', and no other role has one")
+    def _of_its_role(self) -> Self:
+        if (self.role == "future") != ((self.calendar is None) != (self.lead is None)):
+            raise ValueError("a feature of the role 'future' has a 'calendar' or a 'lead', and no other role has one")
+        if self.calendar is None and self.zone != "UTC":
+            raise ValueError("only a calendar has a 'zone'")
+        if self.table is not None and (self.role != "static" or self.field is not None):
+            raise ValueError("only a feature of the role 'static' without a 'field' has a 'table'")
+        return self
+
+    @model_validator(mode="after")
+    def _of_its_type(self) -> Self:
+        text = self.type == "category"
+        if text != bool(self.categories) or len(set(self.categories)) < len(self.categories):
+            raise ValueError("a feature of the type 'category' has 'categories' that differ, and no other type has any")
+        if text and (self.role == "target" or self.aggregate not in ("last", "count") or self.fill == "zero"):
+            raise ValueError("a category is no target, its aggregate is 'last' or 'count', and its fill not 'zero'")
+        if self.calendar is not None and self.type != "number":
+            raise ValueError("a calendar is a number")
+        for key, value in (self.table or {}).items():
+            if isinstance(value, str) != text or (self.type == "integer" and not float(value).is_integer()):
+                raise ValueError(f"the table's value for '{key}' must be of the type '{self.type}', got {value!r}")
         return self
 
 
@@ -109,6 +137,9 @@ class Stream(Section):
             raise ValueError(f"feature names must differ; {', '.join(doubled)} is there twice")
         if not any(feature.role == "target" for feature in self.features):
             raise ValueError("at least one feature must have the role 'target'")
+        for feature in self.features:
+            if ambiguous := sorted(set(feature.categories) & set(self.missing)):
+                raise ValueError(f"'{ambiguous[0]}' is a category of '{feature.name}', and spells a missing value")
         if self.time_range[0] >= self.time_range[1]:
             raise ValueError("time_range must start before it ends")
         return self
@@ -339,6 +370,21 @@ class Training(Section):
 # --- settings --------------------------------------------------------------------------------------------------------
 
 
+class Source(Section):
+    """How input files are read."""
+
+    format: Literal["csv", "json", "parquet", "arrow", "avro", "tfrecord"] | None = None
+    """Of every file; told by its name's suffix when left out."""
+    layout: Literal["long", "wide"] = "long"
+    """A long table has a key column; a wide one a column for each series, named by its key."""
+    series: tuple[str, ...] = ()
+    """The series of a wide table; all columns but the time's when left out."""
+    columns: dict[str, str] = {}
+    """Columns that the files do not have, each with its one value, such as the key of a single series."""
+    max_dead: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """A greater share of dead rows fails the job before it publishes."""
+
+
 class Dataset(Section):
     """How windows are laid into files."""
 
@@ -397,10 +443,22 @@ class Spec(Section):
     split: SplitRule | None = None
     model: LstmModel | None = None
     training: Training = Training()
+    source: Source = Source()
     dataset: Dataset = Dataset()
     kafka: Kafka = Kafka()
     serving: Serving = Serving()
     paths: Paths = Paths()
+
+    @model_validator(mode="after")
+    def _leads_reach_the_horizon(self) -> Self:
+        least, most = self.window.horizon, self.window.past
+        for feature in self.stream.features:
+            if feature.lead is not None and not least <= feature.lead <= most:
+                raise ValueError(
+                    f"the lead of '{feature.name}' must be at least horizon ({least}), so that all of it has been "
+                    f"announced, and at most past ({most}), so that the window holds it"
+                )
+        return self
 
     @cached_property
     def span_ms(self) -> int:
@@ -492,7 +550,7 @@ def _fingerprint(form: Mapping[str, Any]) -> str:
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 _ENVIRONMENT_PREFIX = "TIDEGAUGE_"
-_SETTINGS = ("dataset", "kafka", "serving", "paths")
+_SETTINGS = ("source", "dataset", "kafka", "serving", "paths")
 
 
 class _StrictLoader(yaml.SafeLoader):
