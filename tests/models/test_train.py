@@ -60,34 +60,30 @@ def test_the_evaluation_is_of_the_best_weights(trained: Trained) -> None:
     assert validation["skill"] == pytest.approx(best["val_skill"], rel=1e-3)
 
 
-def test_the_same_seed_gives_the_same_model(easy_dataset: DatasetFolder, tmp_path: Path) -> None:
-    def losses(name: str, seed: int) -> list[float]:
-        spec = easy_spec(training={"seed": seed, "epochs": 2}, model={"dropout": 0.3})
-        train(spec, data=easy_dataset.path, output=tmp_path / name, quiet=True)
-        return [epoch["val_loss"] for epoch in epochs_of(tmp_path / name)]
-
-    first = losses("first", 7)
-    assert losses("again", 7) == first
-    assert losses("other", 8) != first
-
-
-def test_training_stops_when_validation_gets_no_better(easy_dataset: DatasetFolder, tmp_path: Path) -> None:
-    spec = easy_spec(training={"learning_rate": 2.0, "epochs": 50, "patience": 2})
-    summary = train(spec, data=easy_dataset.path, output=tmp_path / "run", quiet=True)
-    assert summary.epochs == summary.best_epoch + 2
-
-
-def test_progress_is_a_line_an_epoch_and_nothing_when_quiet(
+def test_the_same_seed_gives_the_same_model_and_quiet_is_quiet(
     easy_dataset: DatasetFolder, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    spec = easy_spec(training={"epochs": 2})
-    train(spec, data=easy_dataset.path, output=tmp_path / "loud")
+    def losses(name: str, *, seed: int, quiet: bool) -> list[float]:
+        spec = easy_spec(training={"seed": seed, "epochs": 2}, model={"dropout": 0.3})
+        train(spec, data=easy_dataset.path, output=tmp_path / name, quiet=quiet)
+        return [epoch["val_loss"] for epoch in epochs_of(tmp_path / name)]
+
+    first = losses("first", seed=7, quiet=False)
     told = capfd.readouterr()
     assert told.out == ""
     assert [line[:10] for line in told.err.splitlines() if "epoch" in line] == ["epoch 1/2 ", "epoch 2/2 "]
-    train(spec, data=easy_dataset.path, output=tmp_path / "quiet", quiet=True)
+
+    assert losses("again", seed=7, quiet=True) == first
     told = capfd.readouterr()
     assert "epoch" not in told.out + told.err
+
+    assert losses("other", seed=8, quiet=True) != first
+
+
+def test_training_stops_when_validation_gets_no_better(easy_dataset: DatasetFolder, tmp_path: Path) -> None:
+    spec = easy_spec(training={"learning_rate": 2.0, "epochs": 50, "patience": 1})
+    summary = train(spec, data=easy_dataset.path, output=tmp_path / "run", quiet=True)
+    assert summary.epochs == summary.best_epoch + 1
 
 
 def refusal(error: type[TidegaugeError], *args: Any, **kwargs: Any) -> str:
