@@ -63,11 +63,11 @@ class History:
         """Each event as the JSON that the live path reads; numbers keep their exact value."""
         reader = EventReader(spec)
         key_field, time_field = reader.key_field, reader.time_field
-        names = [field.name for field in reader.fields]
+        fields = [(index, field) for index, field in enumerate(reader.fields) if field.table is None]
         write_time = _TIME_WRITERS[spec.stream.time.format]
         for key, time_ms, row in zip(self.key, self.time_ms.tolist(), self.values.tolist(), strict=True):
-            # NaN, a missing value, becomes null.
-            yield orjson.dumps({key_field: key, time_field: write_time(time_ms), **dict(zip(names, row, strict=True))})
+            values = {field.name: field.write_json(row[index]) for index, field in fields}
+            yield orjson.dumps({key_field: key, time_field: write_time(time_ms), **values})
 
 
 def _epoch_s(time_ms: int) -> Any:

@@ -99,7 +99,7 @@ def training_windows(folder: DatasetFolder) -> Iterator[tuple[Place, Window]]:
             for row, (key, origin_ms) in enumerate(zip(batch["key"], batch["origin_ms"], strict=True)):
                 yield (
                     (key.decode(), int(origin_ms)),
-                    {name: batch[name][row] for name in batch if name.startswith(("past_", "future_"))},
+                    {name: batch[name][row] for name in batch if name.startswith(("past_", "future_", "static_"))},
                 )
 
 

@@ -7,6 +7,7 @@ that has learnt nothing repeats the last value, and every family starts from tha
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,7 @@ from models.scaling import SCALINGS, Cells, Constants
 from models.window import EncodedWindow
 from schemas.dataset import Statistics
 from schemas.errors import ModelError
-from schemas.spec import LstmModel, Spec
+from schemas.spec import Feature, LstmModel, Spec
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,8 @@ def input_forms(spec: Spec) -> dict[str, TensorForm]:
     forms = {"past_values": TensorForm(past, "float32"), "past_observed": TensorForm(past, "bool")}
     if known := sum(feature.role == "future" for feature in spec.stream.features):
         forms["future_values"] = TensorForm((spec.window.horizon, known), "float32")
+    if constant := sum(feature.role == "static" for feature in spec.stream.features):
+        forms["static_values"] = TensorForm((constant,), "float32")
     if options.scaling == "per_key":
         forms["key"] = TensorForm((), "string")
     return forms
@@ -82,7 +85,7 @@ def build_forecaster(spec: Spec, statistics: Statistics, *, portable: bool = Fal
     window = EncodedWindow(
         past=ops.concatenate(channels, axis=-1),
         target=(_columns(normal, targets) - last[:, None]) * _columns(there, targets),
-        future=_waves(inputs["future_values"]) if phases else None,
+        future=_known(inputs["future_values"], features, mean, deviation) if "future_values" in inputs else None,
         horizon=spec.window.horizon,
     )
     moved = FAMILIES[options.family](options, window, portable=portable)
@@ -98,6 +101,24 @@ def _model(spec: Spec) -> LstmModel:
 
 def _columns(tensor: Any, columns: list[int]) -> Any:
     return ops.take(tensor, np.array(columns, np.int32), axis=-1)
+
+
+def _known(values: Any, features: Sequence[Feature], mean: Any, deviation: Any) -> Any:
+    """The channels of the known future: (batch, horizon, future feature) -> (batch, horizon, channel).
+
+    What events announced is normalised as its feature's past is, and 0 where nothing was announced.
+    """
+    names = [feature.name for feature in features if feature.calendar is None]
+    future = [feature for feature in features if feature.role == "future"]
+    phases = [column for column, feature in enumerate(future) if feature.calendar is not None]
+    announced = [column for column, feature in enumerate(future) if feature.calendar is None]
+    channels = [_waves(_columns(values, phases))] if phases else []
+    if announced:
+        rows = [names.index(future[column].name) for column in announced]
+        told = _columns(values, announced)
+        normal = (told - _columns(mean, rows)[:, None]) / _columns(deviation, rows)[:, None]
+        channels.append(ops.where(ops.isfinite(told), normal, 0.0))
+    return ops.concatenate(channels, axis=-1)
 
 
 def _waves(phase: Any) -> Any:

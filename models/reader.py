@@ -53,8 +53,9 @@ def windows(
     Returns:
       A `tf.data.Dataset` of dicts, by the names of the model's inputs: `past_values` float32 (batch, past, feature),
       NaN where masked; `past_observed` bool, the same shape; `future_values` float32 (batch, horizon, future feature),
-      where the spec has such features; `key` string (batch,). And what belongs to them: `target_values` float32
-      (batch, horizon, target), `target_observed` bool, the same shape, and `origin_ms` int64 (batch,).
+      and `static_values` float32 (batch, static feature), where the spec has such features; `key` string (batch,). And
+      what belongs to them: `target_values` float32 (batch, horizon, target), `target_observed` bool, the same shape,
+      and `origin_ms` int64 (batch,).
     Raises:
       DatasetError: there is no such split, a file of it is missing, or the layout is another one.
     """
@@ -87,7 +88,8 @@ class _Cutter:
     def __init__(self, spec: Spec, batch_size: int) -> None:
         features = spec.stream.features
         self._width = len(features)
-        self._future = np.array([i for i, feature in enumerate(features) if feature.role == "future"], np.int64)
+        self._future = [(i, feature.lead or 0) for i, feature in enumerate(features) if feature.role == "future"]
+        self._statics = np.array([i for i, feature in enumerate(features) if feature.role == "static"], np.int64)
         self._targets = np.array([i for i, feature in enumerate(features) if feature.role == "target"], np.int64)
         self._past, self._horizon = spec.window.past, spec.window.horizon
         self._step_ms, self._offset_ms = spec.grid.step, spec.grid.offset
@@ -119,7 +121,9 @@ class _Cutter:
         if seed is not None:
             window = tf.random.experimental.stateless_shuffle(window, seed)
 
-        known = tf.gather(values, self._future, axis=1)
+        # Row r of what is known: a calendar's own, and of what is announced `lead` steps ahead that of r - lead.
+        rolled = [tf.roll(values[:, column], shift=lead, axis=0) for column, lead in self._future]
+        known = tf.stack(rolled, axis=1) if rolled else None
         target_values = tf.gather(values, self._targets, axis=1)
         target_observed = tf.gather(observed, self._targets, axis=1)
         past, horizon = tf.range(self._past, dtype=tf.int64), tf.range(self._horizon, dtype=tf.int64)
@@ -137,10 +141,23 @@ class _Cutter:
                 "target_observed": tf.gather(target_observed, after),
                 "origin_ms": tf.gather(step, chosen) * self._step_ms + self._offset_ms,
             }
-            return cut | ({"future_values": tf.gather(known, after)} if len(self._future) else {})
+            if known is not None:
+                cut["future_values"] = tf.gather(known, after)
+            if len(self._statics):
+                cut["static_values"] = self._last_observed(cut["past_values"], cut["past_observed"])
+            return cut
 
         firsts = tf.data.Dataset.range(0, tf.size(window, tf.int64), self._batch_size)
         return firsts.map(batch, num_parallel_calls=tf.data.AUTOTUNE)
+
+    def _last_observed(self, values: tf.Tensor, observed: tf.Tensor) -> tf.Tensor:
+        """The statics of a batch, float32 (batch, static feature): the last observed value of each, NaN without one."""
+        seen = tf.gather(observed, self._statics, axis=2)
+        number = tf.where(seen, tf.range(self._past)[:, None], -1)
+        last = tf.reduce_max(number, axis=1)
+        columns = tf.transpose(tf.gather(values, self._statics, axis=2), (0, 2, 1))
+        value = tf.gather(columns, tf.maximum(last, 0), axis=2, batch_dims=2)
+        return tf.where(last >= 0, value, np.float32(np.nan))
 
 
 def _bits(packed: tf.Tensor, counts: tf.Tensor) -> tf.Tensor:

@@ -13,7 +13,8 @@ class EncodedWindow:
     `past` float32 (batch, past, channel): every feature that events carry, 0 where masked; a flag for each of them, 1
     where observed; sine and cosine of each calendar phase. `target` float32 (batch, past, target): how far the target
     was from its last observed value, 0 where masked. `future` float32 (batch, horizon, channel): sine and cosine of
-    each calendar phase, None where the spec has none. `horizon`: the steps to forecast.
+    each calendar phase, and announced values, 0 where none was; None where the spec has neither. `horizon`: the steps
+    to forecast.
     """
 
     past: Any

@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 import numpy as np
 import orjson
 
-from schemas.spec import Spec
+from schemas.spec import Feature, Spec
 from schemas.units import iso_to_ms
 
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 _MISSING = float("nan")
+
+MAX_WHOLE = 1 << 24
+"""Up to here every integer is a float32."""
 
 
 class BadEvent(Exception):
@@ -35,7 +38,7 @@ class BadEvent(Exception):
 
 
 class Event(NamedTuple):
-    """One valid event; `values` has a number for each feature that events carry, NaN where missing."""
+    """One valid event; `values` has a number for each feature without a calendar, NaN where missing."""
 
     key: str
     time_ms: int
@@ -44,10 +47,92 @@ class Event(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """A number that events carry: the feature's name, and the event's field that it comes from."""
+    """A number that events carry: the feature, and the event's field that it comes from.
+
+    `categories` are the indices of a category's texts, None of other types; `table` has the number for each key, where
+    it comes from the spec and not from the event.
+    """
 
     feature: str
     name: str
+    whole: bool = False
+    categories: Mapping[str, int] | None = None
+    missing: frozenset[str] = frozenset()
+    table: Mapping[str, float] | None = None
+
+    @classmethod
+    def of(cls, feature: Feature, missing: frozenset[str]) -> Field:
+        """The field of a feature that events carry."""
+        categories = {text: index for index, text in enumerate(feature.categories)} or None
+        field = cls(feature.name, feature.field or feature.name, feature.type == "integer", categories, missing)
+        if feature.table is None:
+            return field
+        return replace(field, table={key: field.read_json(value) for key, value in feature.table.items()})
+
+    def read_json(self, value: Any) -> float:
+        """A JSON value as float64 that float32 can hold; null is missing: NaN.
+
+        Raises:
+          BadEvent: it is not of the feature's type.
+        """
+        if self.categories is not None:
+            return self._category(value)
+        if value is None:
+            return _MISSING
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise BadEvent("type", f"{self.name}: expected a number, got {type(value).__name__} {value!r:.60}")
+        if not -_FLOAT32_MAX <= value <= _FLOAT32_MAX:
+            raise BadEvent("range", f"{self.name}: expected a finite float32, got {value!r:.60}")
+        if self.whole and value != math.floor(value):
+            raise BadEvent("type", f"{self.name}: expected a whole number, got {value!r:.60}")
+        if self.whole and abs(value) > MAX_WHOLE:
+            raise BadEvent("range", f"{self.name}: expected at most {MAX_WHOLE}, got {value!r:.60}")
+        return float(value)
+
+    def read_text(self, text: str) -> float:
+        """A value as files write it; the same float64 as of the JSON value, NaN for a spelling of missing.
+
+        Raises:
+          BadEvent: it is not of the feature's type.
+        """
+        if text in self.missing:
+            return _MISSING
+        if self.categories is not None:
+            return self._category(text)
+        try:
+            if "_" in text or not text.isascii():  # Python's own extras; no other reader takes them
+                raise ValueError
+            value = float(text)
+        except ValueError as exc:
+            raise BadEvent("type", f"{self.name}: expected a number, got {text!r:.60}") from exc
+        return self.read_json(value)
+
+    def write_json(self, value: float) -> Any:
+        """A JSON value that `read_json` reads as `value`."""
+        if math.isnan(value):
+            return None
+        if self.categories is None:
+            return value
+        texts = list(self.categories)
+        return texts[int(value)] if value < len(texts) else self._unknown()
+
+    def _category(self, value: Any) -> float:
+        if isinstance(value, bool):
+            value = "true" if value else "false"
+        elif isinstance(value, int):
+            value = str(value)
+        if value is None or value in self.missing:
+            return _MISSING
+        if not isinstance(value, str):
+            raise BadEvent("type", f"{self.name}: expected a text, got {type(value).__name__} {value!r:.60}")
+        categories = self.categories or {}
+        return float(categories.get(value, len(categories)))
+
+    def _unknown(self) -> str:
+        text = "?"
+        while text in self.missing or text in (self.categories or {}):
+            text += "?"
+        return text
 
 
 class EventReader:
@@ -57,15 +142,13 @@ class EventReader:
         stream = spec.stream
         self.key_field = stream.key
         self.time_field = stream.time.field
-        self.fields = tuple(
-            Field(feature.name, feature.field or feature.name)
-            for feature in stream.features
-            if feature.calendar is None
-        )
-        self._names = tuple(field.name for field in self.fields)
+        self._missing = frozenset(stream.missing)
+        self.fields = tuple(Field.of(feature, self._missing) for feature in stream.features if feature.calendar is None)
+        self.columns = tuple(dict.fromkeys(field.name for field in self.fields if field.table is None))
+        """The event's fields that features come from."""
+        self._by_column = {field.name: field for field in self.fields if field.table is None}
         self._zone = ZoneInfo(stream.time.zone)
         self._format = stream.time.format
-        self._missing = frozenset(stream.missing)
         self._start_ms, self._end_ms = stream.time_range
 
     def read_json(self, payload: bytes | None) -> Event:
@@ -80,11 +163,26 @@ class EventReader:
             document = orjson.loads(payload)
         except orjson.JSONDecodeError as exc:
             raise BadEvent("decode", f"expected a JSON object: {exc}") from exc
+        return self.read_document(document)
+
+    def read_document(self, document: Any) -> Event:
+        """Reads an event from what a JSON text stands for.
+
+        Raises:
+          BadEvent: it is none.
+        """
         if not isinstance(document, dict):
             raise BadEvent("decode", f"expected a JSON object, got {type(document).__name__}")
         key = self.read_key(document.get(self.key_field))
         time_ms = self.read_time(document.get(self.time_field))
-        return Event(key, time_ms, [self.read_number(document.get(name), name) for name in self._names])
+        return Event(
+            key,
+            time_ms,
+            [
+                field.read_json(document.get(field.name)) if field.table is None else field.table.get(key, _MISSING)
+                for field in self.fields
+            ],
+        )
 
     def read_row(self, row: Mapping[str, str]) -> Event:
         """Reads an event from the texts of a file's row; `stream.missing` spells a missing number or time.
@@ -95,7 +193,14 @@ class EventReader:
         key = self.read_key(row.get(self.key_field))
         time_text = row.get(self.time_field)
         time_ms = self.read_time(None if time_text in self._missing else time_text)
-        return Event(key, time_ms, [self.read_number_text(row.get(name, ""), name) for name in self._names])
+        return Event(
+            key,
+            time_ms,
+            [
+                field.read_text(row.get(field.name, "")) if field.table is None else field.table.get(key, _MISSING)
+                for field in self.fields
+            ],
+        )
 
     def read_key(self, value: Any) -> str:
         """The key as text; an integer is taken as its digits."""
@@ -133,25 +238,10 @@ class EventReader:
             return number
         return math.floor(float(value) * 1_000)
 
-    def read_number_text(self, text: str, name: str) -> float:
-        """A number as files write it, or NaN for a spelling of missing; the same float64 as of the JSON number."""
-        if text in self._missing:
-            return _MISSING
-        try:
-            if "_" in text or not text.isascii():  # Python's own extras; no other reader takes them
-                raise ValueError
-            value = float(text)
-        except ValueError as exc:
-            raise BadEvent("type", f"{name}: expected a number, got {text!r:.60}") from exc
-        return self.read_number(value, name)
+    def read_number(self, value: Any, name: str) -> float:
+        """The number that a JSON value of the event's field `name` stands for, NaN where missing."""
+        return self._by_column[name].read_json(value)
 
-    @staticmethod
-    def read_number(value: Any, name: str) -> float:
-        """A JSON number (or null, which is missing: NaN) as float64 that float32 can hold."""
-        if value is None:
-            return _MISSING
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise BadEvent("type", f"{name}: expected a number, got {type(value).__name__} {value!r:.60}")
-        if not -_FLOAT32_MAX <= value <= _FLOAT32_MAX:
-            raise BadEvent("range", f"{name}: expected a finite float32, got {value!r:.60}")
-        return float(value)
+    def read_number_text(self, text: str, name: str) -> float:
+        """The number that a file's text in the event's field `name` stands for, NaN where missing."""
+        return self._by_column[name].read_text(text)

@@ -137,7 +137,11 @@ class Stream(Section):
             raise ValueError(f"feature names must differ; {', '.join(doubled)} is there twice")
         if not any(feature.role == "target" for feature in self.features):
             raise ValueError("at least one feature must have the role 'target'")
+        fields: dict[str, tuple[str, tuple[str, ...]]] = {}
         for feature in self.features:
+            name, type_ = feature.field or feature.name, (feature.type, feature.categories)
+            if feature.calendar is None and feature.table is None and fields.setdefault(name, type_) != type_:
+                raise ValueError(f"the features of the field '{name}' must have the same type and categories")
             if ambiguous := sorted(set(feature.categories) & set(self.missing)):
                 raise ValueError(f"'{ambiguous[0]}' is a category of '{feature.name}', and spells a missing value")
         if self.time_range[0] >= self.time_range[1]:

@@ -59,7 +59,8 @@ class Predictor:
         features = spec.stream.features
         self._targets = [index for index, feature in enumerate(features) if feature.role == "target"]
         self._carried = [index for index, feature in enumerate(features) if feature.calendar is None]
-        self._has_future = len(self._carried) < len(features)
+        self._has_future = any(feature.role == "future" for feature in features)
+        self._has_static = any(feature.role == "static" for feature in features)
         self._has_key = spec.model is not None and spec.model.scaling == "per_key"
 
     def predict(self, runs: Sequence[tuple[str, Windows]]) -> list[Prediction]:
@@ -75,7 +76,7 @@ class Predictor:
         origin_step = np.concatenate([windows.origin_step for _, windows in runs])
         values = np.concatenate([windows.past_values() for _, windows in runs])
         observed = np.concatenate([windows.past_observed() for _, windows in runs])
-        future = self._windowing.future_values(origin_step)
+        future = self._windowing.future_values(origin_step, values)
         predictions: list[Prediction] = []
         for start in range(0, len(keys), self._max_batch):
             rows = slice(start, start + self._max_batch)
@@ -95,6 +96,8 @@ class Predictor:
         inputs: dict[str, NDArray[Any]] = {"past_values": values, "past_observed": observed}
         if self._has_future:
             inputs["future_values"] = future
+        if self._has_static:
+            inputs["static_values"] = self._windowing.static_values(values, observed)
         if self._has_key:
             inputs["key"] = np.array([key.encode() for key in keys], dtype=object)
         return inputs

@@ -9,10 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from datetime import datetime
+from zoneinfo import ZoneInfo
 
 import numpy as np
 
-from schemas.spec import Spec
+from schemas.spec import Feature, Spec
 
 CALENDAR = {  # period and start in ms
     "time_of_day": (24 * 3_600_000, 0),
@@ -35,6 +37,8 @@ class OracleWindow:
     origin_step: int
     values: list[list[np.float32]]
     observed: list[list[bool]]
+    future: list[list[np.float32]]  # (horizon, future feature)
+    static: list[np.float32]
     labelled: bool = False
 
 
@@ -183,17 +187,35 @@ class Oracle:
                     for feature in self.spec.stream.features
                 ]
             )
-        return OracleWindow(name, origin, values, observed)
+        static = [self._last(key, past, i) for i, feature in enumerate(self._carried) if feature.role == "static"]
+        future = [
+            [self._known(key, step, feature) for feature in self.spec.stream.features if feature.role == "future"]
+            for step in range(origin, origin + window.horizon)
+        ]
+        return OracleWindow(name, origin, values, observed, future, static)
+
+    def _last(self, key: _Key, past: range, i: int) -> np.float32:
+        seen = [value for step in past if (value := key.closed.get(step, [None] * len(self._carried))[i]) is not None]
+        return seen[-1] if seen else np.float32("nan")
+
+    def _known(self, key: _Key, step: int, feature: Feature) -> np.float32:
+        if feature.calendar:
+            return self.phase(feature.calendar, step, feature.zone)
+        assert feature.lead is not None
+        return self._cell(key, step - feature.lead, self._carried.index(feature))[0]
 
     def _with_calendar(self, step: int, carried: list[np.float32]) -> list[np.float32]:
         row, rest = [], iter(carried)
         for feature in self.spec.stream.features:
-            row.append(self.phase(feature.calendar, step) if feature.calendar else next(rest))
+            row.append(self.phase(feature.calendar, step, feature.zone) if feature.calendar else next(rest))
         return row
 
-    def phase(self, kind: str, step: int) -> np.float32:
+    def phase(self, kind: str, step: int, zone: str = "UTC") -> np.float32:
         period, start = CALENDAR[kind]
         time_ms = step * self.spec.grid.step + self.spec.grid.offset
+        offset = datetime.fromtimestamp(time_ms // 1000, ZoneInfo(zone)).utcoffset()
+        assert offset is not None
+        time_ms += round(offset.total_seconds()) * 1000
         return np.float32((time_ms - start) % period / period - 0.5)
 
     def _label(self, key: _Key) -> None:

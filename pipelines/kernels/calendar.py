@@ -9,6 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.kernels.zones import local_ms
+
 _DAY_MS = 86_400_000
 _PERIOD_AND_START_MS = {
     "time_of_day": (_DAY_MS, 0),
@@ -17,7 +19,7 @@ _PERIOD_AND_START_MS = {
 }
 
 
-def phase(kind: str, time_ms: NDArray[np.int64]) -> NDArray[np.float32]:
-    """The phase of each moment (UTC, epoch milliseconds) as float32 in [-0.5, 0.5), the same shape."""
+def phase(kind: str, time_ms: NDArray[np.int64], zone: str = "UTC") -> NDArray[np.float32]:
+    """The phase of each moment (epoch milliseconds) by a zone's clocks, as float32 in [-0.5, 0.5), the same shape."""
     period, start = _PERIOD_AND_START_MS[kind]
-    return (((time_ms - start) % period) / period - 0.5).astype(np.float32)
+    return (((local_ms(zone, time_ms) - start) % period) / period - 0.5).astype(np.float32)

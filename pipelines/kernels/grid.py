@@ -115,7 +115,9 @@ class Grid:
 
         carried = [index for index, feature in enumerate(features) if feature.calendar is None]
         self._carried = np.array(carried)
-        self._calendars = [(index, feature.calendar) for index, feature in enumerate(features) if feature.calendar]
+        self._calendars = [
+            (index, feature.calendar, feature.zone) for index, feature in enumerate(features) if feature.calendar
+        ]
         self._aggregates = np.array([features[index].aggregate for index in carried])
         self._held = np.array([features[index].fill == "hold" for index in carried])
         self._zeroed = np.array([features[index].fill == "zero" for index in carried])
@@ -150,7 +152,7 @@ class Grid:
     def calendar(self, first: int, count: int) -> Float32:
         """The calendar features of `count` steps from `first` on: float32 (step, calendar feature)."""
         starts = self.start_ms(first) + np.arange(count, dtype=np.int64) * self.step_ms
-        columns = [calendar.phase(kind, starts) for _, kind in self._calendars]
+        columns = [calendar.phase(kind, starts, zone) for _, kind, zone in self._calendars]
         return np.stack(columns, axis=1) if columns else np.empty((count, 0), np.float32)
 
     def push(
@@ -287,7 +289,7 @@ class Grid:
 
     def _set_calendars(self, first: int, values: Float32, observed: Bool) -> None:
         if self._calendars:
-            columns = [index for index, _ in self._calendars]
+            columns = [index for index, *_ in self._calendars]
             values[:, columns] = self.calendar(first, len(values))
             observed[:, columns] = True
 

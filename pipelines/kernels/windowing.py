@@ -88,6 +88,11 @@ class Windowing:
         self._recent = min(spec.grid.max_gap + 1, window.past)
         self._needed = window.past + spec.grid.max_gap
         self._targets = [index for index, feature in enumerate(features) if feature.role == "target"]
+        self._statics = [index for index, feature in enumerate(features) if feature.role == "static"]
+        future = [(index, feature.lead) for index, feature in enumerate(features) if feature.role == "future"]
+        self._future = len(future)
+        self._calendars = [column for column, (_, lead) in enumerate(future) if lead is None]
+        self._announced = [(column, index, lead) for column, (index, lead) in enumerate(future) if lead is not None]
 
     def empty(self) -> KeyState:
         """The state of a key without events."""
@@ -116,14 +121,47 @@ class Windowing:
             tail, recent = None, recent[:0]
         return KeyState(grid_state, tail, recent), windows, outcomes
 
-    def future_values(self, origin_step: Int64) -> Float32:
-        """The known-future features of each window's horizon: float32 (window, horizon, future feature)."""
+    def future_values(self, origin_step: Int64, past_values: Float32 | None = None) -> Float32:
+        """The known-future features of each window's horizon.
+
+        Args:
+          origin_step: int64 (window,).
+          past_values: float32 (window, past, feature); needed where a feature has a lead, because what it tells of the
+            horizon has been announced in the past of the same window.
+        Returns:
+          float32 (window, horizon, future feature), NaN where nothing was announced.
+        Raises:
+          ValueError: `past_values` is needed.
+        """
+        future = np.empty((len(origin_step), self.horizon, self._future), np.float32)
         if not len(origin_step):
-            return self.grid.calendar(0, 0).reshape(0, self.horizon, -1)
-        first = int(origin_step.min())
-        known = self.grid.calendar(first, int(origin_step.max()) - first + self.horizon)
-        horizon: Float32 = known[(origin_step - first)[:, None] + np.arange(self.horizon)]
-        return horizon
+            return future
+        if self._calendars:
+            first = int(origin_step.min())
+            known = self.grid.calendar(first, int(origin_step.max()) - first + self.horizon)
+            future[:, :, self._calendars] = known[(origin_step - first)[:, None] + np.arange(self.horizon)]
+        for column, index, lead in self._announced:
+            if past_values is None:
+                raise ValueError("expected the past of the windows, which has what was announced, got none")
+            announced = self.past - lead
+            future[:, :, column] = past_values[:, announced : announced + self.horizon, index]
+        return future
+
+    def static_values(self, past_values: Float32, past_observed: Bool) -> Float32:
+        """Each static feature's last observed value in the past of each window.
+
+        Not a key's first value ever: which event that was, a replay from the last commit could not tell.
+
+        Args:
+          past_values: float32 (window, past, feature).
+          past_observed: bool, the same shape.
+        Returns:
+          float32 (window, static feature), NaN where none was observed.
+        """
+        seen = past_observed[:, :, self._statics]
+        last = self.past - 1 - np.argmax(seen[:, ::-1], axis=1)
+        value = np.take_along_axis(past_values[:, :, self._statics], last[:, None], axis=1)[:, 0]
+        return np.where(seen.any(axis=1), value, np.float32(np.nan))
 
     def labelled(self, windows: Windows) -> Bool:
         """bool (window,): whose horizon lies within the run and has every target observed in enough steps."""

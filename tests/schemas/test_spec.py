@@ -62,6 +62,7 @@ def test_what_does_not_change_windows_does_not_change_their_fingerprint(change: 
         {"window": {"stride": 2}},
         {"stream": {"time_range": ["2000-01-01", "2001-01-01"]}},
         {"stream": {"features": [{"name": "load", "role": "target", "unit": "kW"}]}},
+        {"stream": {"features": [{"name": "load", "role": "target", "type": "integer"}]}},
     ],
 )
 def test_what_changes_windows_changes_their_fingerprint(change: dict[str, Any]) -> None:
@@ -111,15 +112,39 @@ def test_all_problems_come_at_once() -> None:
     document["stream"]["features"][2]["role"] = "label"
     document["window"]["horizon"] = -1
     assert problems(document) == [
-        "spec: $.stream.features[2].role: expected 'target', 'past' or 'future', got 'label'",
+        "spec: $.stream.features[2].role: expected 'target', 'past', 'future' or 'static', got 'label'",
         "spec: $.grid.step: expected a value, got none",
         "spec: $.window.horizon: expected greater than or equal to 1, got -1",
     ]
 
 
-def test_a_future_feature_needs_a_calendar() -> None:
-    features = [{"name": "load", "role": "target"}, {"name": "promotion", "role": "future"}]
-    with pytest.raises(SpecError, match=r"features\[1\]: a feature of the role 'future' has a 'calendar'"):
+@pytest.mark.parametrize(
+    ("feature", "problem"),
+    [
+        ({"role": "future"}, r"features\[1\]: a feature of the role 'future' has a 'calendar' or a 'lead'"),
+        ({"role": "future", "calendar": "time_of_day", "lead": 2}, "has a 'calendar' or a 'lead'"),
+        ({"role": "past", "lead": 2}, "no other role has one"),
+        ({"role": "past", "zone": "Europe/Berlin"}, "only a calendar has a 'zone'"),
+        ({"role": "past", "table": {"a": 1.0}}, "only a feature of the role 'static'"),
+        (
+            {"role": "static", "table": {"a": "one"}},
+            "value for 'a' must be of the type 'number', got 'one'",
+        ),
+        ({"role": "static", "type": "integer", "table": {"a": 1.5}}, "must be of the type 'integer', got 1.5"),
+        ({"role": "past", "type": "category"}, "has 'categories' that differ"),
+        ({"role": "past", "categories": ["a"]}, "no other type has any"),
+        ({"role": "past", "type": "category", "categories": ["a", "a"]}, "has 'categories' that differ"),
+        ({"role": "target", "type": "category", "categories": ["a"]}, "a category is no target"),
+        ({"role": "past", "type": "category", "categories": ["a"], "aggregate": "mean"}, "'last' or 'count'"),
+        ({"role": "past", "type": "category", "categories": ["NA"]}, "'NA' is a category .* spells a missing value"),
+        ({"role": "future", "calendar": "time_of_day", "type": "integer"}, "a calendar is a number"),
+        ({"role": "future", "lead": 1}, r"\$: the lead of 'other' must be at least horizon \(2\)"),
+        ({"role": "future", "lead": 4}, r"at most past \(3\)"),
+    ],
+)
+def test_a_feature_has_what_its_role_and_type_have(feature: dict[str, Any], problem: str) -> None:
+    features = [{"name": "load", "role": "target"}, {"name": "other", **feature}]
+    with pytest.raises(SpecError, match=problem):
         tiny_spec(stream={"features": features})
 
 

@@ -6,6 +6,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,6 +17,8 @@ from tests.oracle import Oracle, OracleEvent
 from tests.specs import tiny_spec
 
 STEP = 10
+CARRIED = 4
+ZONES = ["UTC", "Europe/Berlin", "Asia/Kathmandu", "America/St_Johns"]
 
 
 @st.composite
@@ -23,9 +26,12 @@ def specs(draw: st.DrawFn) -> Spec:
     aggregate = st.sampled_from(["last", "mean", "sum", "min", "max", "count"])
     fill = st.sampled_from(["hold", "zero", "none"])
     past, horizon = draw(st.integers(1, 6)), draw(st.integers(1, 3))
+    ahead = {"role": "future", "lead": draw(st.integers(horizon, past))} if horizon <= past else {"role": "past"}
     features: list[dict[str, Any]] = [
+        {"name": "size", "role": "static", "fill": draw(fill)},
         {"name": "a", "role": "target", "aggregate": draw(aggregate), "fill": draw(fill)},
-        {"name": "day", "role": "future", "calendar": "time_of_day"},
+        {"name": "ahead", "aggregate": draw(aggregate), "fill": draw(fill), **ahead},
+        {"name": "day", "role": "future", "calendar": "time_of_day", "zone": draw(st.sampled_from(ZONES))},
         {
             "name": "b",
             "role": draw(st.sampled_from(["target", "past"])),
@@ -62,15 +68,16 @@ def logs(draw: st.DrawFn) -> list[OracleEvent]:
     for position in range(draw(st.integers(0, 60))):
         time_ms += draw(move)
         key = draw(st.sampled_from("xy"))
-        events.append(OracleEvent(key, time_ms, position, (draw(value), draw(value))))
+        events.append(OracleEvent(key, time_ms, position, tuple(draw(value) for _ in range(CARRIED))))
     return events
 
 
 def as_events(events: list[OracleEvent]) -> Events:
+    width = len(events[0].values) if events else CARRIED
     return Events(
         np.array([event.time_ms for event in events], np.int64),
         np.array([event.position for event in events], np.int64),
-        np.array([event.values for event in events], np.float64).reshape(len(events), 2),
+        np.array([event.values for event in events], np.float64).reshape(len(events), width),
     )
 
 
@@ -78,14 +85,16 @@ def partition_clock(log: list[OracleEvent]) -> np.ndarray[Any, np.dtype[np.int64
     return np.maximum.accumulate(np.array([event.time_ms for event in log], np.int64)) if log else np.empty(0, np.int64)
 
 
-Found = dict[tuple[str, int], tuple[bytes, bytes]]
+Found = dict[tuple[str, int], tuple[bytes, ...]]
 
 
-def collect(key: str, windows: list[Windows], found: Found) -> None:
+def collect(windowing: Windowing, key: str, windows: list[Windows], found: Found) -> None:
     for run in windows:
-        for origin, values, mask in zip(run.origin_step, run.past_values(), run.past_observed(), strict=True):
+        values, mask = run.past_values(), run.past_observed()
+        future, static = windowing.future_values(run.origin_step, values), windowing.static_values(values, mask)
+        for origin, *arrays in zip(run.origin_step, values, mask, future, static, strict=True):
             assert (key, int(origin)) not in found
-            found[key, int(origin)] = (values.tobytes(), mask.tobytes())
+            found[key, int(origin)] = tuple(array.tobytes() for array in arrays)
 
 
 def push_in_chunks(spec: Spec, log: list[OracleEvent], cuts: list[int], live: bool) -> tuple[Found, list[str]]:
@@ -100,7 +109,7 @@ def push_in_chunks(spec: Spec, log: list[OracleEvent], cuts: list[int], live: bo
             state = states.get(key) or windowing.empty()
             events = as_events([log[i] for i in index])
             states[key], windows, outcomes[index] = windowing.push(state, events, clock[index] if live else None)
-            collect(key, windows, found)
+            collect(windowing, key, windows, found)
     return found, [Outcome(code).name.lower() for code in outcomes]
 
 
@@ -109,6 +118,8 @@ def oracle_windows(oracle: Oracle) -> Found:
         (window.key, window.origin_step): (
             np.array(window.values, np.float32).tobytes(),
             np.array(window.observed, np.bool_).tobytes(),
+            np.array(window.future, np.float32).tobytes(),
+            np.array(window.static, np.float32).tobytes(),
         )
         for window in oracle.windows
     }
@@ -154,8 +165,8 @@ def test_nothing_before_the_lowest_position_is_needed(spec: Spec, log: list[Orac
     rebuilt, _, _ = windowing.push(windowing.empty(), events.take(slice(first, cut)), clock[first:cut])
 
     expected, found = Found(), Found()
-    collect("x", windowing.push(before, *rest)[1], expected)
-    collect("x", windowing.push(rebuilt, *rest)[1], found)
+    collect(windowing, "x", windowing.push(before, *rest)[1], expected)
+    collect(windowing, "x", windowing.push(rebuilt, *rest)[1], found)
     assert found == expected
 
 
@@ -178,6 +189,15 @@ def test_future_values_are_the_calendar_of_the_horizon() -> None:
     future = windowing.future_values(np.array([7, 3]))
     expected = [[[oracle.phase("time_of_day", origin + h)] for h in range(2)] for origin in (7, 3)]
     assert future.tobytes() == np.array(expected, np.float32).tobytes()
+
+
+def test_what_was_announced_is_asked_of_the_past() -> None:
+    features = [{"name": "load", "role": "target"}, {"name": "price", "role": "future", "lead": 2}]
+    windowing = Windowing(tiny_spec(stream={"features": features}))
+    past = np.arange(6, dtype=np.float32).reshape(1, 3, 2)
+    assert windowing.future_values(np.array([7]), past).tolist() == [[[3.0], [5.0]]]
+    with pytest.raises(ValueError, match="what was announced"):
+        windowing.future_values(np.array([7]))
 
 
 def test_digests_tell_windows_apart() -> None:
