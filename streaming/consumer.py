@@ -58,7 +58,12 @@ SERVING_PATIENCE_S = 120.0
 """How long the model server may be away before the process ends; well within Kafka's `max_poll_interval_ms`."""
 REQUEST_TIMEOUT_MS = 30_000
 TRANSACTION_TIMEOUT_MS = 60_000
+SESSION_TIMEOUT_MS = 10_000
+"""After so long the partitions of a member that does not come back go to the others."""
 CLOSE_TIMEOUT_S = 5
+IDLE_COMMIT_S = 5.0
+"""How often a consumer without events commits where it stands. A process that was replaced learns of it by a commit
+only: kafka-python keeps a fenced consumer polling."""
 # The default of 16 KiB halves the rate of transactions; a new one must not wait long for the last one's markers.
 BATCH_BYTES = 262_144
 RETRY_BACKOFF_MS = 5
@@ -128,6 +133,7 @@ class StreamConsumer:
         self._assigned: set[TopicPartition] = set()
         self._taken_away: set[TopicPartition] = set()
         self._stopping = StopFlag()
+        self._committed_at = time.monotonic()
 
     def stop(self) -> None:
         """Ends `run` after the turn that it is in. Safe to call from a signal handler or another thread."""
@@ -147,7 +153,7 @@ class StreamConsumer:
                 with broker_errors(self._topic):
                     batch = self._poll()
                     generation = self._consumer.group_metadata()
-                    self._restore()
+                    self._restore(generation)
                     stages = self._stage(batch)
                 predictions = self._predictor.predict(
                     [(key, windows) for stage in stages.values() for key, windows in stage.windows]
@@ -176,6 +182,7 @@ class StreamConsumer:
             auto_offset_reset="earliest",
             isolation_level="read_committed",
             partition_assignment_strategy=[CooperativeStickyAssignor],
+            session_timeout_ms=SESSION_TIMEOUT_MS,
             max_poll_records=self._spec.kafka.max_poll_records,
             allow_auto_create_topics=False,
         )
@@ -209,33 +216,47 @@ class StreamConsumer:
 
     # --- 2. restore ---
 
-    def _restore(self) -> None:
+    def _restore(self, generation: Any) -> None:
+        begun = {}
         for tp in sorted(self._assigned - set(self._partitions)):
-            self._partitions[tp] = partition = self._take_over(tp)
-            self._consumer.seek(tp, partition.next_offset)
-            self._consumer.resume(tp)
-            behind = partition.live_from - partition.next_offset
-            self._report(
-                f"{partition.name}: live from offset {partition.live_from}, {behind} before it to warm windows"
-            )
+            checkpoint = self._last_checkpoint(tp)
+            if checkpoint is None:
+                checkpoint = begun[tp] = self._first_checkpoint(tp)
+            self._partitions[tp] = self._rebuilding(tp, checkpoint)
+        if begun:
+            # Committed before anything is read: else what comes between a first start and a restart would be skipped.
+            self._transact(begun, generation, lambda: None)
 
-    def _take_over(self, tp: TopicPartition) -> Partition:
+    def _last_checkpoint(self, tp: TopicPartition) -> Checkpoint | None:
+        """What the group has committed; a checkpoint of our own making where a commit is of other windows."""
         committed = self._consumer.committed(tp, metadata=True, timeout_ms=REQUEST_TIMEOUT_MS)
-        first = self._offset(self._consumer.beginning_offsets, tp)
         if committed is None:
-            live_from = self._first_live_offset(tp)
-            return self._warm(tp, live_from, self._start if isinstance(self._start, int) else self._newest_ms(tp))
+            return None
         checkpoint = Checkpoint.read(committed.offset, committed.metadata)
-        count = len(self._consumer.partitions_for_topic(self._topic) or ())
-        if checkpoint is None or (checkpoint.window_fingerprint, checkpoint.partitions) != (
-            self._spec.window_fingerprint,
-            count,
-        ):
-            self._report(
-                f"{_name(tp)}: the last commit is of other windows or another number of partitions; "
-                f"goes on at offset {committed.offset} with windows rebuilt from the topic"
-            )
-            return self._warm(tp, committed.offset, checkpoint.clock_ms if checkpoint else None)
+        ours = (self._spec.window_fingerprint, self._count())
+        if checkpoint is not None and (checkpoint.window_fingerprint, checkpoint.partitions) == ours:
+            return checkpoint
+        self._report(
+            f"{_name(tp)}: the last commit is of other windows or another number of partitions; "
+            f"goes on at offset {committed.offset} with windows rebuilt from the topic"
+        )
+        return self._checkpoint_at(tp, committed.offset, checkpoint.clock_ms if checkpoint else None)
+
+    def _first_checkpoint(self, tp: TopicPartition) -> Checkpoint:
+        """Where `--from` says that a group without commits begins."""
+        start_ms = self._start if isinstance(self._start, int) else self._newest_ms(tp)
+        return self._checkpoint_at(tp, self._first_live_offset(tp), start_ms)
+
+    def _checkpoint_at(self, tp: TopicPartition, offset: int, time_ms: int | None) -> Checkpoint:
+        """Goes on at `offset`, windows warmed from the events that one at `time_ms` can need; all of them for None."""
+        replay_offset = self._offset(self._consumer.beginning_offsets, tp)
+        if time_ms is not None:
+            replay_offset = self._offset_at(tp, max(time_ms - self._reach_ms, 0), default=offset)
+        return Checkpoint(offset, min(replay_offset, offset), None, (), self._spec.window_fingerprint, self._count())
+
+    def _rebuilding(self, tp: TopicPartition, checkpoint: Checkpoint) -> Partition:
+        """A partition that reads from the checkpoint's replay offset on."""
+        first = self._offset(self._consumer.beginning_offsets, tp)
         if first > checkpoint.replay_offset:
             self._report(
                 f"{_name(tp)}: retention has removed offsets {checkpoint.replay_offset} to {first}, "
@@ -245,24 +266,25 @@ class StreamConsumer:
         if refused is None:
             replay = range(checkpoint.replay_offset, checkpoint.offset)
             refused = refused_offsets(self._spec, tp.partition, replay)
-        return self._partition(
-            tp,
+        partition = Partition(
+            self._spec,
+            self._windowing,
+            self._reader,
+            name=_name(tp),
+            partitions=checkpoint.partitions,
             start_offset=max(checkpoint.replay_offset, first),
             live_from=max(checkpoint.offset, first),
             clock_ms=checkpoint.clock_ms,
             refused=frozenset(refused),
         )
+        self._consumer.seek(tp, partition.next_offset)
+        self._consumer.resume(tp)
+        behind = partition.live_from - partition.next_offset
+        self._report(f"{partition.name}: live from offset {partition.live_from}, {behind} before it to warm windows")
+        return partition
 
-    def _warm(self, tp: TopicPartition, live_from: int, time_ms: int | None) -> Partition:
-        """A cold start at `live_from`, with windows warmed from the events of the time before `time_ms`."""
-        start_offset = self._offset(self._consumer.beginning_offsets, tp)
-        if time_ms is not None:
-            start_offset = self._offset_at(tp, max(time_ms - self._reach_ms, 0), default=live_from)
-        return self._partition(tp, start_offset=min(start_offset, live_from), live_from=live_from)
-
-    def _partition(self, tp: TopicPartition, **place: Any) -> Partition:
-        count = len(self._consumer.partitions_for_topic(self._topic) or ())
-        return Partition(self._spec, self._windowing, self._reader, name=_name(tp), partitions=count, **place)
+    def _count(self) -> int:
+        return len(self._consumer.partitions_for_topic(self._topic) or ())
 
     def _first_live_offset(self, tp: TopicPartition) -> int:
         end = self._offset(self._consumer.end_offsets, tp)
@@ -305,13 +327,43 @@ class StreamConsumer:
     # --- 5. commit ---
 
     def _commit(self, stages: Mapping[TopicPartition, Stage], predictions: list[Prediction], generation: Any) -> None:
-        if not stages:
+        if not stages and time.monotonic() < self._committed_at + IDLE_COMMIT_S:
             return
-        if not self._is_member(generation):
+        stages = stages or {tp: partition.idle() for tp, partition in self._partitions.items() if partition.is_live}
+        checkpoints = {tp: self._partitions[tp].checkpoint(stage) for tp, stage in stages.items()}
+
+        def write() -> None:
+            for prediction in predictions:
+                self._send_prediction(prediction)
+            for stage in stages.values():
+                self._send_refused(stage)
+
+        self._committed_at = time.monotonic()
+        if not checkpoints or not self._transact(checkpoints, generation, write):
+            return
+        for tp, stage in stages.items():
+            self._partitions[tp].apply(stage)
+            self.summary.counts += stage.counts
+        self.summary.counts["predictions"] += len(predictions)
+
+    def _transact(
+        self, checkpoints: Mapping[TopicPartition, Checkpoint], generation: Any, write: Callable[[], None]
+    ) -> bool:
+        """Commits what `write` sends together with the checkpoints; False where that was not to be.
+
+        Raises:
+          BrokerError: another process has taken this one's member name.
+        """
+        # The broker takes a transactional commit without a generation, unfenced, so this check is ours to make.
+        if generation.generation_id < 0 or generation != self._consumer.group_metadata():
             self._go_back("the group has given its partitions to another member")
-            return
+            return False
         try:
-            self._transact(stages, predictions, generation)
+            self._producer.begin_transaction()
+            write()
+            offsets = {tp: OffsetAndMetadata(point.offset, point.metadata(), -1) for tp, point in checkpoints.items()}
+            self._producer.send_offsets_to_transaction(offsets, generation)
+            self._producer.commit_transaction()
         except _FATAL as exc:
             raise BrokerError(
                 f"{self._instance}: another process runs under this member name ({type(exc).__name__}); "
@@ -321,30 +373,8 @@ class StreamConsumer:
             with broker_errors(f"transactional id {self._instance}"):
                 self._producer.abort_transaction()
             self._go_back(repr(exc))
-            return
-        for tp, stage in stages.items():
-            self._partitions[tp].apply(stage)
-            self.summary.counts += stage.counts
-        self.summary.counts["predictions"] += len(predictions)
-
-    def _is_member(self, generation: Any) -> bool:
-        # The broker takes a transactional commit without a generation, unfenced, so this check is ours to make.
-        return bool(generation.generation_id >= 0 and generation == self._consumer.group_metadata())
-
-    def _transact(
-        self, stages: Mapping[TopicPartition, Stage], predictions: Sequence[Prediction], generation: Any
-    ) -> None:
-        offsets = {}
-        for tp, stage in stages.items():
-            point = self._partitions[tp].checkpoint(stage)
-            offsets[tp] = OffsetAndMetadata(point.offset, point.metadata(), -1)
-        self._producer.begin_transaction()
-        for prediction in predictions:
-            self._send_prediction(prediction)
-        for stage in stages.values():
-            self._send_refused(stage)
-        self._producer.send_offsets_to_transaction(offsets, generation)
-        self._producer.commit_transaction()
+            return False
+        return True
 
     def _go_back(self, reason: str) -> None:
         """Forgets what is not committed: the next turn takes every partition over from its checkpoint."""

@@ -144,6 +144,10 @@ class Partition:
         stage.late.sort(key=lambda record: record.offset)
         return stage
 
+    def idle(self) -> Stage:
+        """A stage of no records."""
+        return Stage(next_offset=self.next_offset, clock_ms=self._clock_ms)
+
     def apply(self, stage: Stage) -> None:
         """Makes a staged batch the partition's state."""
         self._keys.update(stage.states)

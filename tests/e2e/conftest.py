@@ -75,7 +75,7 @@ class LiveStream:
 
     spec: Spec
     spec_file: Path
-    sent: list[Message] = field(default_factory=list)
+    processes: list[subprocess.Popen[str]] = field(default_factory=list)
 
     def send(self, payloads: Sequence[tuple[int, bytes | None]], *, key: bytes = b"k") -> None:
         """Sends (record time, value) pairs to the input topic, in order, into one partition for each key."""
@@ -119,6 +119,25 @@ class LiveStream:
     def command(self, *arguments: str) -> list[str]:
         return [sys.executable, "-m", "tidegauge", "stream", "--spec", str(self.spec_file), "--json", *arguments]
 
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """Starts the consumer as a process that goes on until it is stopped; the test's end kills it."""
+        command = self.command("--from", "earliest", *arguments)
+        errors = self.spec_file.with_suffix(f".{len(self.processes)}.err").open("w+")
+        self.processes.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors, text=True))
+        errors.close()
+        return self.processes[-1]
+
+    def complaint(self, number: int) -> list[str]:
+        """What the process that was started as the `number`th said to its user."""
+        text = self.spec_file.with_suffix(f".{number}.err").read_text()
+        return [line for line in text.splitlines() if line.startswith("tidegauge: ")]
+
+    def end(self) -> None:
+        """Kills what still runs."""
+        for process in self.processes:
+            process.kill()
+            process.wait(timeout=20)
+
     def run_to_end(self, *arguments: str) -> dict[str, int]:
         """Runs the consumer as a process until it has read all there is; its counts."""
         done = subprocess.run(
@@ -145,15 +164,23 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Models]:
 
 
 @pytest.fixture
-def live(kafka: Kafka, models: Models, tmp_path: Path) -> LiveStream:
-    """A stream of its own for one test, with three partitions."""
-    return _live(kafka, models, tmp_path)
+def live_with(kafka: Kafka, models: Models, tmp_path: Path) -> Iterator[Callable[..., LiveStream]]:
+    """Makes streams with sections of the test's own."""
+    made: list[LiveStream] = []
+
+    def make(**sections: Any) -> LiveStream:
+        made.append(_live(kafka, models, tmp_path, **sections))
+        return made[-1]
+
+    yield make
+    for live in made:
+        live.end()
 
 
 @pytest.fixture
-def live_with(kafka: Kafka, models: Models, tmp_path: Path) -> Callable[..., LiveStream]:
-    """Makes the stream of one test with other sections."""
-    return lambda **sections: _live(kafka, models, tmp_path, **sections)
+def live(live_with: Callable[..., LiveStream]) -> LiveStream:
+    """A stream of its own for one test, with three partitions."""
+    return live_with()
 
 
 def _live(kafka: Kafka, models: Models, folder: Path, **sections: Any) -> LiveStream:

@@ -1,6 +1,6 @@
 """A served model without training: every horizon step is the last observed value plus `shift`.
 
-    python -m tests.e2e.persistence_model FOLDER SHIFT < spec.json
+python -m tests.e2e.persistence_model FOLDER SHIFT < spec.json
 """
 
 from __future__ import annotations

@@ -1,0 +1,83 @@
+"""The demo as a user runs it, with its counts checked against the naive oracle."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import math
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from flows.demo import WEATHER_DATA, WEATHER_SPEC
+from schemas.spec import SPLITS, Spec, load_spec
+from schemas.units import iso_to_ms
+from tests.oracle import Oracle, OracleEvent
+
+
+@pytest.fixture(scope="module")
+def spec() -> Spec:
+    return load_spec(WEATHER_SPEC, {})
+
+
+@pytest.fixture(scope="module")
+def oracle(spec: Spec) -> Oracle:
+    """Every window of the weather file, found one event at a time."""
+    with gzip.open(WEATHER_DATA, "rt") as file:
+        rows = list(csv.DictReader(file))
+    names = [feature.name for feature in spec.stream.features if not feature.calendar]
+    events = [
+        OracleEvent(
+            row["origin"],
+            iso_to_ms(row["time_hour"]),
+            number,
+            tuple(math.nan if row[name] == "NA" else float(row[name]) for name in names),
+        )
+        for number, row in enumerate(rows)
+    ]
+    events.sort(key=lambda event: event.time_ms)
+    return Oracle(spec, live=False, contents=False).run(events)
+
+
+def test_the_demo_s_counts_are_the_oracle_s(spec: Spec, oracle: Oracle, tmp_path: Path, jars_dir: Path) -> None:
+    environment = os.environ | {"TIDEGAUGE_HOME": str(jars_dir.parents[1])}
+    done = subprocess.run(
+        [sys.executable, "-m", "tidegauge", "demo", "--output", str(tmp_path / "demo"), "--json"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2_000:] + done.stdout[-2_000:]
+    result = json.loads(done.stdout)
+
+    step = spec.grid.step
+    expected: dict[str, Counter[str]] = {name: Counter() for name in SPLITS}
+    for window in oracle.windows:
+        start = window.origin_step * step
+        for name in SPLITS:
+            first, end = spec.split.interval(name) if spec.split else (0, 0)
+            if window.labelled and first <= start and start + spec.window.horizon * step <= end:
+                expected[name][window.key] += 1
+    assert result["windows"] == {name: dict(counts) for name, counts in expected.items()}
+    assert min(sum(counts.values()) for counts in expected.values()) > 1_000
+
+    outcomes = Counter(oracle.outcomes)
+    stream = result["stream"]
+    assert {name: stream[name] for name in ("used", "duplicate", "late")} == {
+        name: outcomes[name] for name in ("used", "duplicate", "late")
+    }
+    assert stream["in"] == len(oracle.outcomes)
+    assert result["predictions_read"] == stream["predictions"] == len(oracle.windows)
+    assert result["predictions_doubled"] == 0
+    for parity in (result["inputs_parity"], result["predictions_parity"]):
+        assert parity["windows"] == parity["equal"] == len(oracle.windows)
+    assert result["test_skill"] > 0
+    assert result["live"]["mae"] == pytest.approx(result["test_mae"], rel=1e-4)
+    assert result["holds"] is True
+    assert (tmp_path / "demo" / "forecasts.png").stat().st_size > 10_000
