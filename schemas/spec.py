@@ -19,7 +19,7 @@ from difflib import get_close_matches
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 from zoneinfo import ZoneInfo
 
 import yaml
@@ -46,6 +46,9 @@ class Section(BaseModel):
     """Base of every part of the spec: frozen, unknown fields refused, no silent conversion of types."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+S = TypeVar("S", bound=Section)
 
 
 # --- semantic sections -----------------------------------------------------------------------------------------------
@@ -503,27 +506,27 @@ class Spec(Section):
     @cached_property
     def window_fingerprint(self) -> str:
         """Hash of all that the content of a window depends on; what batch, model and live must share."""
-        return _fingerprint(self.window_form())
+        return fingerprint_of(self.window_form())
 
     @cached_property
     def fingerprint(self) -> str:
         """Hash of the semantic sections: windows, split, model and training."""
-        return _fingerprint(self.semantic_form())
+        return fingerprint_of(self.semantic_form())
 
     def window_form(self) -> dict[str, Any]:
         """Canonical form of the window part: defaults and mappings left out, durations in ms."""
-        stream = _canonical(self.stream)
+        stream = canonical(self.stream)
         features = [
             {name: value for name, value in feature.items() if name not in ("field", "description")}
             for feature in stream["features"]
         ]
-        form = {"features": features, "grid": _canonical(self.grid), "window": _canonical(self.window)}
+        form = {"features": features, "grid": canonical(self.grid), "window": canonical(self.window)}
         return form | {name: stream[name] for name in ("time_range",) if name in stream}
 
     def semantic_form(self) -> dict[str, Any]:
         """Canonical form of the semantic sections."""
         sections = {"split": self.split, "model": self.model, "training": self.training}
-        return self.window_form() | {name: _canonical(part) for name, part in sections.items() if part is not None}
+        return self.window_form() | {name: canonical(part) for name, part in sections.items() if part is not None}
 
     def semantic_document(self) -> dict[str, Any]:
         """The semantic sections as a spec document, to embed in datasets and models: no settings, so no secrets."""
@@ -541,12 +544,13 @@ class Topics(Section):
     dead_letters: Topic
 
 
-def _canonical(section: BaseModel) -> dict[str, Any]:
-    # A field at its default is left out, so a new optional field changes no old fingerprint.
+def canonical(section: BaseModel) -> dict[str, Any]:
+    """Canonical form: a field at its default is left out, so a new optional field changes no old fingerprint."""
     return section.model_dump(mode="python", exclude_defaults=True)
 
 
-def _fingerprint(form: Mapping[str, Any]) -> str:
+def fingerprint_of(form: Mapping[str, Any]) -> str:
+    """Hash of a canonical form: 32 hexadecimal digits."""
     text = json.dumps(form, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
@@ -585,6 +589,18 @@ def load_spec(path: str | os.PathLike[str], environment: Mapping[str, str] | Non
     Raises:
       SpecError: the file cannot be read or is wrong; one line for each problem, all at once.
     """
+    document = read_document(path, environment)
+    if "text" in document:
+        raise SpecError(f"{path}: $.text: expected a spec of series, got one of texts")
+    return parse_spec(document, where=str(path))
+
+
+def read_document(path: str | os.PathLike[str], environment: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """The document in a spec file, as it is but for the settings that environment variables override.
+
+    Raises:
+      SpecError: the file cannot be read, or holds no document.
+    """
     try:
         document = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_StrictLoader)  # noqa: S506
     except OSError as exc:
@@ -594,7 +610,7 @@ def load_spec(path: str | os.PathLike[str], environment: Mapping[str, str] | Non
     if not isinstance(document, dict):
         raise SpecError(f"{path}: expected sections such as 'stream:' and 'window:', got {type(document).__name__}")
     _override_settings(document, os.environ if environment is None else environment)
-    return parse_spec(document, where=str(path))
+    return document
 
 
 def parse_spec(document: Mapping[str, Any], *, where: str = "spec") -> Spec:
@@ -603,10 +619,19 @@ def parse_spec(document: Mapping[str, Any], *, where: str = "spec") -> Spec:
     Raises:
       SpecError: one line for each problem.
     """
+    return parse_as(Spec, document, where=where)
+
+
+def parse_as(kind: type[S], document: Mapping[str, Any], *, where: str) -> S:
+    """Validates a document as a section or a whole spec.
+
+    Raises:
+      SpecError: one line for each problem.
+    """
     try:
-        return Spec.model_validate(_tuples(document))
+        return kind.model_validate(_tuples(document))
     except ValidationError as exc:
-        lines = [_problem(error, document) for error in exc.errors(include_url=False)]
+        lines = [_problem(error, document, kind) for error in exc.errors(include_url=False)]
         raise SpecError("\n".join(f"{where}: {line}" for line in lines)) from exc
 
 
@@ -631,7 +656,7 @@ def _tuples(value: Any) -> Any:
     return tuple(_tuples(part) for part in value) if isinstance(value, list) else value
 
 
-def _problem(error: Any, document: Any) -> str:
+def _problem(error: Any, document: Any, kind: type[BaseModel]) -> str:
     path, value = "$", document
     for part in error["loc"]:
         if isinstance(value, dict) and part in value:
@@ -644,7 +669,7 @@ def _problem(error: Any, document: Any) -> str:
     if error["type"] == "missing":
         return f"{path}: expected a value, got none"
     if error["type"] == "extra_forbidden":
-        close = get_close_matches(str(error["loc"][-1]), sorted(_field_names(Spec)), n=1)
+        close = get_close_matches(str(error["loc"][-1]), sorted(_field_names(kind)), n=1)
         return f"{path}: unknown field" + (f"; did you mean '{close[0]}'?" if close else "")
     message = error["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
     return f"{path}: {message[0].lower()}{message[1:]}" + ("" if isinstance(value, dict) else f", got {value!r}")
