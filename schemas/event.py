@@ -121,10 +121,12 @@ class Field:
             value = "true" if value else "false"
         elif isinstance(value, int):
             value = str(value)
-        if value is None or value in self.missing:
+        if value is None:
             return _MISSING
         if not isinstance(value, str):
             raise BadEvent("type", f"{self.name}: expected a text, got {type(value).__name__} {value!r:.60}")
+        if value in self.missing:
+            return _MISSING
         categories = self.categories or {}
         return float(categories.get(value, len(categories)))
 
