@@ -8,6 +8,7 @@ take milliseconds. Integers are varints there and have no such form; `tensor_con
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -116,9 +117,10 @@ def decode_tensor(proto: TensorProto) -> Array:
     dtype = DTYPES.get(enum)
     if dtype is None:
         raise ValueError(f"expected a dtype with an array form, got DataType {enum}")
-    if proto.tensor_shape.unknown_rank:
+    proto_shape = proto.tensor_shape
+    if proto_shape.unknown_rank:
         raise ValueError("expected a shape, got unknown rank")
-    shape = tuple([dim.size for dim in proto.tensor_shape.dim])
+    shape = tuple([dim.size for dim in proto_shape.dim])
     if shape and min(shape) < 0:
         raise ValueError(f"expected dimensions of 0 or more, got {list(shape)}")
     if len(shape) > 254:
@@ -228,6 +230,7 @@ def _serialize_strings(array: Array) -> bytes:
     return b"".join(parts)
 
 
+@functools.lru_cache(maxsize=1024)
 def _header(enum: int, shape: tuple[int, ...]) -> bytes:
     dims = b"".join([_length_delimited(b"\x12", b"\x08" + _varint(size)) if size else b"\x12\x00" for size in shape])
     return b"\x08" + _varint(enum) + _length_delimited(b"\x12", dims)

@@ -176,7 +176,7 @@ class HttpRestApi:
             dtypes = {alias: ref.dtype for alias, ref in signature.inputs.items()}
             arrays, by_row = json_tensor.predict_inputs(document, dtypes)
             feeds = checked_inputs(signature, arrays)
-            fetches = tuple(signature.outputs.values())
+            fetches = signature.fetches
             results = servable.run(feeds, [arrays[ref.alias] for ref in feeds], fetches, call)
         outputs = {ref.alias: array for ref, array in zip(fetches, results, strict=True)}
         return json_tensor.predictions_text(outputs) if by_row else json_tensor.outputs_text(outputs)

@@ -29,8 +29,9 @@ def predict(core: ServerCore, request: PredictRequest, call: Call, *, as_content
     """
     if not request.HasField("model_spec"):
         raise invalid_argument("Missing ModelSpec")
-    with core.servable(request.model_spec) as servable:
-        signature = predict_signature(servable, request.model_spec)
+    spec = request.model_spec
+    with core.servable(spec) as servable:
+        signature = predict_signature(servable, spec)
         feeds, arrays = _decoded_inputs(signature, request.inputs)
         fetches = fetched_outputs(signature, request.output_filter)
         results = servable.run(feeds, arrays, fetches, call)
@@ -61,16 +62,16 @@ def fill_model_spec(spec: ModelSpec, servable: Servable, signature_name: str) ->
     spec.signature_name = signature_name
 
 
-def checked_inputs(signature: Signature, given: Iterable[str]) -> tuple[TensorRef, ...]:
+def checked_inputs(signature: Signature, given: Mapping[str, object]) -> tuple[TensorRef, ...]:
     """The inputs to feed, in order, if `given` are the aliases that the signature needs.
 
     Raises:
       StatusError: INVALID_ARGUMENT naming what is missing and what is extra.
     """
-    names = set(given)
     expected = signature.inputs
-    if names == expected.keys():
-        return tuple(expected.values())
+    if given.keys() == expected.keys():
+        return signature.feeds
+    names = set(given)
     # Like the real server: a wrong number is reported as such, unless defaults make the number variable.
     if not signature.defaults and len(names) != len(expected):
         raise invalid_argument(
@@ -93,17 +94,7 @@ def checked_inputs(signature: Signature, given: Iterable[str]) -> tuple[TensorRe
             f"len({_braced(names)}) != len({_braced(expected)}). "
             f"Sent extra: {_braced(extra)}. Missing but required: {{}}."
         )
-    return tuple(expected.values())
-
-
-def check_dtypes(feeds: Sequence[TensorRef], dtypes: Sequence[int]) -> None:
-    """Raises INVALID_ARGUMENT, worded like TensorFlow's runtime, at the first dtype that is not the signature's."""
-    for index, (ref, dtype) in enumerate(zip(feeds, dtypes, strict=True)):
-        if dtype != ref.dtype:
-            raise invalid_argument(
-                f"Expects arg[{index}] to be {dtype_name(ref.dtype)} but {dtype_name(dtype)} is provided "
-                f"(input {ref.alias} of signature {ref.signature})"
-            )
+    return signature.feeds
 
 
 def fetched_outputs(signature: Signature, output_filter: Sequence[str]) -> tuple[TensorRef, ...]:
@@ -113,7 +104,7 @@ def fetched_outputs(signature: Signature, output_filter: Sequence[str]) -> tuple
       StatusError: INVALID_ARGUMENT for an alias that is unknown or named twice.
     """
     if not output_filter:
-        return tuple(signature.outputs.values())
+        return signature.fetches
     fetches: dict[str, TensorRef] = {}
     for alias in output_filter:
         ref = signature.outputs.get(alias)
@@ -133,19 +124,21 @@ def _decoded_inputs(
 ) -> tuple[tuple[TensorRef, ...], list[Array]]:
     feeds = checked_inputs(signature, inputs)
     arrays: list[Array] = []
-    dtypes: list[int] = []
-    for ref in feeds:
-        if ref.alias not in inputs:
-            arrays.append(signature.defaults[ref.alias])
-            dtypes.append(ref.dtype)
+    for index, ref in enumerate(feeds):
+        alias = ref.alias
+        if alias not in inputs:
+            arrays.append(signature.defaults[alias])
             continue
-        proto = inputs[ref.alias]
-        dtypes.append(proto.dtype)
+        proto = inputs[alias]
         try:
             arrays.append(decode_tensor(proto))
         except ValueError as error:
-            raise invalid_argument(f"tensor parsing error: {ref.alias}: {error}") from error
-    check_dtypes(feeds, dtypes)
+            raise invalid_argument(f"tensor parsing error: {alias}: {error}") from error
+        if proto.dtype != ref.dtype:
+            raise invalid_argument(
+                f"Expects arg[{index}] to be {dtype_name(ref.dtype)} but {dtype_name(proto.dtype)} is provided "
+                f"(input {alias} of signature {ref.signature})"
+            )
     return feeds, arrays
 
 

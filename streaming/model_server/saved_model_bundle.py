@@ -118,11 +118,16 @@ class SessionBundle:
         run: Callable[..., Sequence[Any]] = self._session._make_callable_from_options(
             CallableOptions(feed=feeds, fetch=unique)
         )
+        in_order = len(unique) == len(fetches)
         places = [unique.index(name) for name in fetches]
 
         def run_arrays(*arrays: Array) -> Sequence[Array]:
-            results = [_as_array(result) for result in run(*arrays)]
-            return results if len(unique) == len(fetches) else [results[place] for place in places]
+            results = run(*arrays)
+            for result in results:
+                if type(result) is not np.ndarray:
+                    results = [_as_array(result) for result in results]
+                    break
+            return results if in_order else [results[place] for place in places]
 
         return run_arrays
 

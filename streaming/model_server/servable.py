@@ -45,7 +45,7 @@ def run_directly(executable: Executable, feeds: tuple[TensorRef, ...]) -> Execut
 
 
 class Servable:
-    """One version of one model, loaded.
+    """One version of one model, loaded. As a context, it ends one `acquire`.
 
     Attributes:
       name: the model's.
@@ -125,14 +125,18 @@ class Servable:
         return results
 
     def acquire(self) -> bool:
-        """Keeps the servable loaded until `release`. False if it is already being unloaded."""
+        """Keeps the servable loaded until its context ends. False if it is already being unloaded."""
         with self._idle:
             if self._retired:
                 return False
             self._in_flight += 1
             return True
 
-    def release(self) -> None:
+    def __enter__(self) -> Servable:
+        """What `acquire` has kept."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
         """Ends one `acquire`."""
         with self._idle:
             self._in_flight -= 1

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,19 +75,14 @@ class ServerCore:
         for thread in self._threads:
             thread.start()
 
-    @contextmanager
-    def servable(self, spec: ModelSpec) -> Iterator[Servable]:
-        """The servable that a request asks for, kept loaded while the context lasts.
+    def servable(self, spec: ModelSpec) -> AbstractContextManager[Servable]:
+        """The servable that a request asks for, kept loaded until the context ends.
 
         Raises:
           StatusError: INVALID_ARGUMENT for a spec without name or with an unknown label, NOT_FOUND if no such version
             is available.
         """
-        found = self._acquire(spec)
-        try:
-            yield found
-        finally:
-            found.release()
+        return self._acquire(spec)
 
     def statuses(self, name: str, version: int | None) -> list[VersionStatus]:
         """The versions of a model, or one of them.

@@ -32,6 +32,8 @@ class Signature:
       inputs: by alias, in the order of the aliases.
       outputs: by alias, in the order of the aliases.
       defaults: values of inputs that a request may leave out.
+      feeds: the inputs, as `Servable.run` takes them.
+      fetches: the outputs, likewise.
     """
 
     key: str
@@ -39,6 +41,8 @@ class Signature:
     inputs: Mapping[str, TensorRef]
     outputs: Mapping[str, TensorRef]
     defaults: Mapping[str, Array]
+    feeds: tuple[TensorRef, ...]
+    fetches: tuple[TensorRef, ...]
 
     @property
     def method_name(self) -> str:
@@ -52,11 +56,15 @@ class Signature:
         Raises:
           ValueError: a default value is no valid tensor.
         """
+        inputs = {alias: _ref(key, alias, definition.inputs) for alias in sorted(definition.inputs)}
+        outputs = {alias: _ref(key, alias, definition.outputs) for alias in sorted(definition.outputs)}
         return cls(
             key=key,
             definition=definition,
-            inputs={alias: _ref(key, alias, definition.inputs) for alias in sorted(definition.inputs)},
-            outputs={alias: _ref(key, alias, definition.outputs) for alias in sorted(definition.outputs)},
+            inputs=inputs,
+            outputs=outputs,
+            feeds=tuple(inputs.values()),
+            fetches=tuple(outputs.values()),
             defaults={alias: decode_tensor(definition.defaults[alias]) for alias in sorted(definition.defaults)},
         )
 
