@@ -11,9 +11,9 @@ import orjson
 from numpy.typing import NDArray
 
 from pipelines.chunks import positions
-from pipelines.sources.csv_source import CsvSource
 from pipelines.sources.event_batch import DeadRow
-from pipelines.sources.files import match_files, open_input
+from pipelines.sources.files import match_files
+from pipelines.sources.inputs import Inputs
 from schemas.event import EventReader
 from schemas.spec import Spec
 from schemas.units import ms_to_iso
@@ -43,11 +43,11 @@ class History:
         Raises:
           InputError: a file is missing or is no CSV file with the spec's fields.
         """
-        source = CsvSource(spec)
+        source = Inputs(spec)
         keys, times, places, values, dead = [], [], [], [], []
         for file in match_files(inputs):
-            with open_input(file.path) as stream:
-                for batch in source.read(stream, file.path):
+            for piece in source.pieces(file):
+                for batch in source.read(piece):
                     keys.append(np.array(batch.events.keys.to_pylist(), dtype=object))
                     times.append(batch.events.time_ms)
                     places.append(positions(file.index, batch.events.row))

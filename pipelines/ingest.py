@@ -1,29 +1,33 @@
 """Ingest: event files to a dataset of windows, as a Beam job.
 
-    files ─read─▶ (key, chunk) ─group by key─▶ grid, windows, blocks ─▶ (shard, record) ─group by shard─▶ files
-            └▶ dead letters                     └▶ reports of keys ──────────▶ manifest and statistics
+    files ─read─▶ chunks of events ─by partition of the keys─▶ grid, windows, records ─by shard─▶ files
+            └▶ dead letters                                      └▶ reports of keys ─▶ manifest and statistics
 
-What travels is a chunk of events or a block of windows, never a single event or window. Every file has the same bytes
-on every run and runner.
+Chunks and records lie in spill files; what travels are references to them, so a job's memory does not grow with its
+input. A worker holds one partition at a time (`pipelines.chunks.PARTITIONS`). Every file has the same bytes on every
+run and runner.
 """
 
 from __future__ import annotations
 
 import logging
+import shutil
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import apache_beam as beam
 
-from pipelines import read_events, window_events
 from pipelines.beam_job import run_pipeline
 from pipelines.dataset_writer import building, complete
-from pipelines.reports import FailureReport, FileReport, KeyReport, Report, ShardReport, decode_reports
-from pipelines.sink import Record, WriteLinesFn, WriteShardFn, shard_name, write_shard
+from pipelines.read_events import DEAD_LETTERS, CutFn, ReadEventsFn
+from pipelines.reports import REPORTS, FailureReport, FileReport, KeyReport, Report, ShardReport, decode_reports
+from pipelines.sink import SpilledRecord, WriteLinesFn, WriteReportsFn, WriteShardFn, shard_name, write_shard
 from pipelines.sources.files import InputFile, match_files
+from pipelines.spill import Extent
 from pipelines.splits import Splitter
 from pipelines.statistics import dataset_statistics
+from pipelines.window_partitions import WindowPartitionFn
 from schemas.dataset import EventCounts, Manifest, Shard, Split
 from schemas.errors import InputError
 from schemas.spec import Spec
@@ -31,6 +35,7 @@ from schemas.spec import Spec
 DEAD_LETTERS_FOLDER = "dead-letters"
 
 _REPORTS_FILE = "reports.jsonl"
+_SPILL_FOLDER = "spill"
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -68,6 +73,7 @@ def ingest(
     with building(Path(output), overwrite=overwrite) as folder:
         run_pipeline(lambda pipeline: _build(pipeline, spec, files, folder.absolute(), all_origins), beam_args)
         reports = _take_reports(folder)
+        shutil.rmtree(folder / _SPILL_FOLDER, ignore_errors=True)
         _require_usable(reports)
         manifest = _manifest(spec, files, splits, reports, folder)
         for line in _shortcomings(manifest):
@@ -78,42 +84,44 @@ def ingest(
 
 
 def _build(pipeline: beam.Pipeline, spec: Spec, files: Sequence[InputFile], folder: Path, all_origins: bool) -> None:
-    read = (
+    spill = str(folder / _SPILL_FOLDER)
+    cut = (
         pipeline
         | "Files" >> beam.Create(files, reshuffle=True)
-        | "ReadEvents"
-        >> beam.ParDo(read_events.ReadEventsFn(spec)).with_outputs(
-            read_events.DEAD_LETTERS, read_events.REPORTS, main="chunks"
-        )
+        | "Cut" >> beam.ParDo(CutFn(spec)).with_outputs(REPORTS, main="pieces")
+    )
+    read = (
+        cut.pieces
+        | "SpreadPieces" >> beam.Reshuffle()
+        | "ReadEvents" >> beam.ParDo(ReadEventsFn(spec, spill=spill)).with_outputs(DEAD_LETTERS, REPORTS, main="chunks")
     )
     _ = (
-        read[read_events.DEAD_LETTERS]
-        | "TypedDeadLetters" >> beam.Map(lambda piece: piece).with_output_types(tuple[str, tuple[int, bytes]])
+        read[DEAD_LETTERS]
+        | "TypedDeadLetters" >> beam.Map(lambda piece: piece).with_output_types(tuple[str, tuple[int, Extent]])
         | "GroupDeadLetters" >> beam.GroupByKey()
-        | "WriteDeadLetters" >> beam.ParDo(WriteLinesFn(str(folder / DEAD_LETTERS_FOLDER)))
+        | "WriteDeadLetters" >> beam.ParDo(WriteLinesFn(str(folder / DEAD_LETTERS_FOLDER), spill))
     )
     windowed = (
         read.chunks
-        | "TypedChunks" >> beam.Map(lambda chunk: chunk).with_output_types(tuple[str, bytes])
-        | "GroupEvents" >> beam.GroupByKey()
-        | "WindowEvents"
-        >> beam.ParDo(window_events.WindowEventsFn(spec, all_origins=all_origins)).with_outputs(
-            window_events.REPORTS, main="records"
+        | "TypedChunks" >> beam.Map(lambda chunk: chunk).with_output_types(tuple[int, Extent])
+        | "GroupPartitions" >> beam.GroupByKey()
+        | "WindowPartitions"
+        >> beam.ParDo(WindowPartitionFn(spec, all_origins=all_origins, spill=spill)).with_outputs(
+            REPORTS, main="records"
         )
     )
     shards = (
         windowed.records
-        | "TypedRecords" >> beam.Map(lambda record: record).with_output_types(tuple[str, Record])
+        | "TypedRecords" >> beam.Map(lambda record: record).with_output_types(tuple[str, SpilledRecord])
         | "GroupShards" >> beam.GroupByKey()
-        | "WriteShards" >> beam.ParDo(WriteShardFn(str(folder)))
+        | "WriteShards" >> beam.ParDo(WriteShardFn(str(folder), spill))
     )
     _ = (
-        (read[read_events.REPORTS], windowed[window_events.REPORTS], shards)
+        (cut[REPORTS], read[REPORTS], windowed[REPORTS], shards)
         | "Reports" >> beam.Flatten()
-        | "KeyReports"
-        >> beam.Map(lambda line: (_REPORTS_FILE, (0, line + b"\n"))).with_output_types(tuple[str, tuple[int, bytes]])
+        | "OneGroup" >> beam.Map(lambda line: (0, line)).with_output_types(tuple[int, bytes])
         | "GroupReports" >> beam.GroupByKey()
-        | "WriteReports" >> beam.ParDo(WriteLinesFn(str(folder)))
+        | "WriteReports" >> beam.ParDo(WriteReportsFn(str(folder / _REPORTS_FILE)))
     )
 
 
@@ -188,7 +196,7 @@ def _split(spec: Spec, name: str, keys: Sequence[KeyReport], written: dict[str, 
         windows_by_key={key: part.windows for key, part in of_keys.items()},
         first_origin_ms=origin_ms(min((part.first_origin_step for part in of_keys.values()), default=None)),
         last_origin_ms=origin_ms(max((part.last_origin_step for part in of_keys.values()), default=None)),
-        shards=tuple(written.get(path) or write_shard(folder, path, ()) for path in names),
+        shards=tuple(written.get(path) or write_shard(folder, path, (), "") for path in names),
     )
 
 

@@ -1,4 +1,4 @@
-"""Input files to packed chunks of events by key, and dead letters: the step before the first shuffle of the ingest."""
+"""Input to packed chunks of events by partition, and dead letters: the stage before the first shuffle of the ingest."""
 
 from __future__ import annotations
 
@@ -8,15 +8,19 @@ from collections.abc import Iterator
 import apache_beam as beam
 from apache_beam.pvalue import TaggedOutput
 
-from pipelines.chunks import chunks_by_key
-from pipelines.reports import FailureReport, FileReport, encode_report
-from pipelines.sources.csv_source import CsvSource
-from pipelines.sources.files import InputFile, open_input
+from pipelines.chunks import pack, packed_size
+from pipelines.reports import REPORTS, FailureReport, FileReport, encode_report
+from pipelines.sources.event_batch import EventBatch
+from pipelines.sources.files import InputFile
+from pipelines.sources.inputs import Inputs, Piece
+from pipelines.spill import Extent, SpillWriter
 from schemas.errors import InputError
 from schemas.spec import Spec
 
 DEAD_LETTERS = "dead_letters"
-REPORTS = "reports"
+
+_SEGMENT_BYTES = 64 << 20
+"""So many bytes of events are sorted at once: what a worker needs is a few times that."""
 
 
 def dead_letter_file(file: InputFile) -> str:
@@ -24,33 +28,70 @@ def dead_letter_file(file: InputFile) -> str:
     return f"{file.index:05d}-{file.name}.jsonl"
 
 
-class ReadEventsFn(beam.DoFn):  # type: ignore[misc]
-    """Reads an input file.
-
-    Gives (key, packed chunk); to `DEAD_LETTERS` (file name, (row, lines)); to `REPORTS` encoded reports.
-    """
+class CutFn(beam.DoFn):  # type: ignore[misc]
+    """Cuts input files into pieces; encoded reports of files that cannot be used go to the output `REPORTS`."""
 
     def __init__(self, spec: Spec) -> None:
         self._spec = spec
 
+    def process(self, file: InputFile) -> Iterator[Piece | TaggedOutput]:
+        """Takes an input file."""
+        try:
+            yield from Inputs(self._spec).pieces(file)
+        except InputError as exc:
+            yield _failure(file, exc)
+
+
+class ReadEventsFn(beam.DoFn):  # type: ignore[misc]
+    """Reads a piece of an input file.
+
+    Gives (partition, where a packed chunk lies); to `DEAD_LETTERS` (file name, (row, where lines lie)); to `REPORTS`
+    encoded reports.
+    """
+
+    def __init__(self, spec: Spec, *, spill: str) -> None:
+        self._spec, self._spill = spec, spill
+
     def setup(self) -> None:
         """Makes what does not travel to workers."""
-        self._source = CsvSource(self._spec)
+        self._inputs = Inputs(self._spec)
 
-    def process(self, file: InputFile) -> Iterator[tuple[str, bytes] | TaggedOutput]:
-        """Takes an input file."""
+    def process(self, piece: Piece) -> Iterator[tuple[int, Extent] | TaggedOutput]:
+        """Takes a piece of an input file."""
         rows, reasons = 0, Counter[str]()
+        chunks: list[tuple[int, Extent]] = []
+        letters: list[tuple[int, Extent]] = []
+        waiting: list[EventBatch] = []
+        size = 0
+
+        def spill() -> None:
+            if waiting:
+                chunks.extend((partition, writer.append(chunk)) for partition, chunk in pack(waiting, piece.file.index))
+                waiting.clear()
+
         try:
-            with open_input(file.path) as opened:
-                for batch in self._source.read(opened, file.path):
-                    yield from chunks_by_key(batch.events, file.index)
+            with SpillWriter(self._spill) as writer:
+                for batch in self._inputs.read(piece):
+                    rows += batch.rows
+                    if len(batch.events):
+                        waiting.append(batch.events)
+                        size += packed_size(batch.events)
+                    if size >= _SEGMENT_BYTES:
+                        spill()
+                        size = 0
                     if batch.dead:
                         lines = b"".join(dead.json_line() for _, dead in batch.dead)
-                        yield TaggedOutput(DEAD_LETTERS, (dead_letter_file(file), (batch.dead[0][0], lines)))
-                    rows += batch.rows
-                    reasons.update(dead.reason for _, dead in batch.dead)
+                        letters.append((batch.dead[0][0], writer.append(lines)))
+                        reasons.update(dead.reason for _, dead in batch.dead)
+                spill()
         except InputError as exc:
-            yield TaggedOutput(REPORTS, encode_report(FailureReport(file=file.index, message=str(exc))))
-        else:
-            report = FileReport(rows=rows, dead_by_reason=dict(reasons))
-            yield TaggedOutput(REPORTS, encode_report(report))
+            yield _failure(piece.file, exc)
+            return
+        yield from chunks
+        for letter in letters:
+            yield TaggedOutput(DEAD_LETTERS, (dead_letter_file(piece.file), letter))
+        yield TaggedOutput(REPORTS, encode_report(FileReport(rows=rows, dead_by_reason=dict(reasons))))
+
+
+def _failure(file: InputFile, exc: InputError) -> TaggedOutput:
+    return TaggedOutput(REPORTS, encode_report(FailureReport(file=file.index, message=str(exc))))

@@ -10,9 +10,12 @@ from pydantic import Field, TypeAdapter
 from schemas.dataset import Moments, Shard
 from schemas.spec import Section
 
+REPORTS = "reports"
+"""The output of a stage that encoded reports go to."""
+
 
 class FileReport(Section):
-    """One file that was read to its end: its rows, and how many of them are no events."""
+    """A piece of a file that was read to its end: its rows, and how many of them are no events."""
 
     kind: Literal["file"] = "file"
     rows: int

@@ -14,19 +14,21 @@ from typing import BinaryIO
 
 import apache_beam as beam
 
+from pipelines.key_hash import key_hash
 from pipelines.reports import ShardReport, encode_report
+from pipelines.spill import Extent, SpillReader
 from schemas.dataset import Shard
 
 Record = tuple[bytes, int, int, bytes]
-"""Key (UTF-8), first step, number of windows, framed bytes: in this order, which is that of the file."""
+"""Key (UTF-8), first step, number of windows, framed bytes."""
 
-SHARD_HASH_BYTES = 8
+SpilledRecord = tuple[bytes, int, int, Extent]
+"""A record whose bytes lie in the spill folder. Key and first step give its place in the file."""
 
 
 def shard_of(key: str, shards: int) -> int:
-    """The shard of a key; the same on every machine, unlike Python's `hash`."""
-    digest = hashlib.blake2b(key.encode(), digest_size=SHARD_HASH_BYTES).digest()
-    return int.from_bytes(digest, "little") % shards
+    """The shard of a key."""
+    return key_hash(key) % shards
 
 
 def shard_name(split: str, index: int, shards: int) -> str:
@@ -34,11 +36,12 @@ def shard_name(split: str, index: int, shards: int) -> str:
     return f"{split}-{index:05d}-of-{shards:05d}.tfrecord"
 
 
-def write_shard(folder: Path, name: str, records: Iterable[Record]) -> Shard:
-    """Writes one shard, its records by key and first step."""
+def write_shard(folder: Path, name: str, records: Iterable[SpilledRecord], spill: str) -> Shard:
+    """Writes one shard, its records by key and first step, out of the spill folder."""
     digest, blocks, windows = hashlib.sha256(), 0, 0
-    with replacing(folder / name) as file:
-        for _, _, of_block, framed in sorted(records, key=lambda record: record[:2]):
+    with replacing(folder / name) as file, SpillReader(spill) as reader:
+        for _, _, of_block, extent in sorted(records, key=lambda record: record[:2]):
+            framed = reader.read(extent)
             file.write(framed)
             digest.update(framed)
             blocks += 1
@@ -69,24 +72,37 @@ class replacing:  # noqa: N801 - reads as what it does
 class WriteShardFn(beam.DoFn):  # type: ignore[misc]
     """Writes the records of one shard; gives its encoded report."""
 
-    def __init__(self, folder: str) -> None:
-        self._folder = Path(folder)
+    def __init__(self, folder: str, spill: str) -> None:
+        self._folder, self._spill = Path(folder), spill
 
-    def process(self, element: tuple[str, Iterable[Record]]) -> Iterator[bytes]:
+    def process(self, element: tuple[str, Iterable[SpilledRecord]]) -> Iterator[bytes]:
         """Takes (file name, records)."""
         name, records = element
-        yield encode_report(ShardReport(shard=write_shard(self._folder, name, records)))
+        yield encode_report(ShardReport(shard=write_shard(self._folder, name, records, self._spill)))
 
 
 class WriteLinesFn(beam.DoFn):  # type: ignore[misc]
-    """Writes (order, lines) of one file, in that order."""
+    """Writes lines out of the spill folder to files, those of a file in a given order."""
 
-    def __init__(self, folder: str) -> None:
-        self._folder = Path(folder)
+    def __init__(self, folder: str, spill: str) -> None:
+        self._folder, self._spill = Path(folder), spill
 
-    def process(self, element: tuple[str, Iterable[tuple[int, bytes]]]) -> None:
-        """Takes (file name, pieces of it)."""
+    def process(self, element: tuple[str, Iterable[tuple[int, Extent]]]) -> None:
+        """Takes (file name, its pieces as (order, extent))."""
         name, pieces = element
-        with replacing(self._folder / name) as file:
-            for _, lines in sorted(pieces):
-                file.write(lines)
+        with replacing(self._folder / name) as file, SpillReader(self._spill) as reader:
+            for _, extent in sorted(pieces):
+                file.write(reader.read(extent))
+
+
+class WriteReportsFn(beam.DoFn):  # type: ignore[misc]
+    """Writes encoded reports, sorted, one a line."""
+
+    def __init__(self, path: str) -> None:
+        self._path = Path(path)
+
+    def process(self, element: tuple[None, Iterable[bytes]]) -> None:
+        """Takes all reports."""
+        with replacing(self._path) as file:
+            for report in sorted(element[1]):
+                file.write(report + b"\n")

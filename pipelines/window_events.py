@@ -1,25 +1,18 @@
-"""One key's events to the blocks of its splits: the step between the two shuffles of the ingest."""
+"""One key's events to the records of its splits."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-
-import apache_beam as beam
 import numpy as np
-from apache_beam.pvalue import TaggedOutput
 
 from pipelines.blocks import BlockLayout
-from pipelines.chunks import unpack
 from pipelines.kernels.grid import Bool, Events, Float32, Int64, Outcome
 from pipelines.kernels.windowing import Windowing
-from pipelines.reports import KeyReport, KeySplit, encode_report
+from pipelines.reports import KeyReport, KeySplit
 from pipelines.sink import Record, shard_name, shard_of
 from pipelines.splits import TRAIN, Splitter
 from pipelines.statistics import moments_by_feature, touched_rows
 from pipelines.tfrecord import frame
 from schemas.spec import Spec
-
-REPORTS = "reports"
 
 
 class KeyWindows:
@@ -33,15 +26,18 @@ class KeyWindows:
         self._past, self._horizon = spec.window.past, spec.window.horizon
         self._shards = spec.dataset.shards
 
-    def records(self, key: str, events: Events) -> tuple[list[tuple[str, Record]], KeyReport]:
+    def records(
+        self, key: str, events: Events, clock_ms: Int64 | None = None
+    ) -> tuple[list[tuple[str, Record]], KeyReport]:
         """The records of a key, each with the name of its file, and what to say about the key.
 
         Args:
           key: the key.
-          events: all its events, by time and then position.
+          events: all its events, by time and then position; in order of arrival where there are clocks.
+          clock_ms: the partition's clock as each event came, int64 (event,). None for files: they tell nothing about
+            arrival, so no event is too far behind its partition's clock.
         """
-        # Files tell nothing about arrival, so no event is too far behind its partition's clock.
-        _, runs, outcomes = self._windowing.push(self._windowing.empty(), events, partition_clock_ms=None)
+        _, runs, outcomes = self._windowing.push(self._windowing.empty(), events, partition_clock_ms=clock_ms)
         records: list[tuple[str, Record]] = []
         origin_steps: dict[str, list[Int64]] = {}
         train_rows: list[tuple[Float32, Bool]] = []
@@ -76,21 +72,3 @@ class KeyWindows:
             moments=moments_by_feature(self._features, train_rows),
         )
         return records, report
-
-
-class WindowEventsFn(beam.DoFn):  # type: ignore[misc]
-    """Makes the records of a key; encoded reports go to the output `REPORTS`."""
-
-    def __init__(self, spec: Spec, *, all_origins: bool) -> None:
-        self._spec, self._all_origins = spec, all_origins
-
-    def setup(self) -> None:
-        """Makes what does not travel to workers."""
-        self._windows = KeyWindows(self._spec, all_origins=self._all_origins)
-
-    def process(self, element: tuple[str, Iterable[bytes]]) -> Iterator[tuple[str, Record] | TaggedOutput]:
-        """Takes (key, its packed chunks in any order)."""
-        key, chunks = element
-        records, report = self._windows.records(key, unpack(chunks))
-        yield TaggedOutput(REPORTS, encode_report(report))
-        yield from records

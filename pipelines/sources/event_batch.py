@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipelines.sources import iso_times
-from schemas.event import BadEvent, Event, EventReader
+from schemas.event import BadEvent, Event
 from schemas.spec import Spec
 
 Int64 = NDArray[np.int64]
@@ -27,6 +27,8 @@ Bool = NDArray[np.bool_]
 
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 _PAYLOAD_BYTES = 64 << 10
+_FAR = 10**15
+"""Numbers beyond are left to `EventReader`: no time is written so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +36,16 @@ class EventBatch:
     """Valid events of one file in its order.
 
     `keys` is a dictionary-encoded text column (event,); `time_ms` and `row` (its number in the file, from 0 on) are
-    int64 (event,); `values` is float64 (event, carried feature), NaN where missing.
+    int64 (event,); `values` is float64, or float32 where the source holds no more, (event, carried feature), NaN where
+    missing. `clock_ms` int64 (event,) is the greatest event time that the source had brought when each event came; None
+    where arrival order means nothing, as in files.
     """
 
     keys: pa.DictionaryArray
     time_ms: Int64
     row: Int64
-    values: Float64
+    values: NDArray[np.floating]
+    clock_ms: Int64 | None = None
 
     def __len__(self) -> int:
         return len(self.time_ms)
@@ -78,11 +83,32 @@ class DeadRow:
 
 @dataclass(frozen=True, slots=True)
 class SourceBatch:
-    """`rows` consecutive rows of a file: its events, and those that are none, each with the number of its row."""
+    """Consecutive rows of a file: its events, and those that are none, each with the number of its row.
+
+    `rows` counts them all; a row of a wide table counts once for each of its series.
+    """
 
     rows: int
     events: EventBatch
     dead: tuple[tuple[int, DeadRow], ...]
+
+
+def concatenate_events(batches: Sequence[EventBatch]) -> EventBatch:
+    """Several batches, at least one, as one."""
+    if len(batches) == 1:
+        return batches[0]
+    return EventBatch(
+        pa.chunked_array([batch.keys for batch in batches]).unify_dictionaries().combine_chunks(),
+        np.concatenate([batch.time_ms for batch in batches]),
+        np.concatenate([batch.row for batch in batches]),
+        np.concatenate([batch.values for batch in batches]),
+    )
+
+
+def concatenate(left: SourceBatch, right: SourceBatch) -> SourceBatch:
+    """Two consecutive batches as one."""
+    events = concatenate_events([left.events, right.events])
+    return SourceBatch(left.rows + right.rows, events, left.dead + right.dead)
 
 
 class ColumnChecker:
@@ -101,12 +127,25 @@ class ColumnChecker:
             digits = pc.match_substring_regex(texts, r"^-?\d{1,15}$")
             sure = digits.to_numpy(zero_copy_only=False)
             number = pc.if_else(digits, texts, "0").cast(pa.int64()).to_numpy()
-            time_ms = number if self._format == "epoch_ms" else number * 1_000
-        return time_ms, sure & (time_ms >= self._start_ms) & (time_ms < self._end_ms)
+            return self.epochs(number, sure)
+        return time_ms, sure & self.in_range(time_ms)
+
+    def epochs(self, numbers: Int64, sure: Bool) -> tuple[Int64, Bool]:
+        """As `times`, of times written as whole numbers where `sure`; ISO times are never written so."""
+        if self._format == "iso8601":
+            return np.zeros_like(numbers), np.zeros(len(numbers), np.bool_)
+        fits = sure & (np.abs(numbers) < _FAR)
+        time_ms = np.where(fits, numbers, 0) * (1 if self._format == "epoch_ms" else 1_000)
+        return time_ms, fits & self.in_range(time_ms)
+
+    def in_range(self, time_ms: Int64) -> Bool:
+        """bool (row,): which times are within `stream.time_range`."""
+        within: Bool = (time_ms >= self._start_ms) & (time_ms < self._end_ms)
+        return within
 
     @staticmethod
-    def numbers(column: pa.DoubleArray) -> tuple[Float64, Bool]:
-        """float64 (row,), NaN where null, and which rows are sure."""
+    def numbers(column: pa.FloatingPointArray) -> tuple[NDArray[np.floating], Bool]:
+        """The column's floats (row,), NaN where null, and which rows are sure."""
         values = column.to_numpy(zero_copy_only=False)
         missing = column.is_null().to_numpy(zero_copy_only=False)
         with np.errstate(invalid="ignore"):
@@ -125,16 +164,14 @@ def merge(batch: EventBatch, extra: Sequence[tuple[int, Event]]) -> EventBatch:
     return EventBatch(keys.take(pa.array(order)).dictionary_encode(), time_ms[order], row[order], values[order])
 
 
-def read_single(reader: EventReader, row: dict[str, str]) -> Event:
-    """One event from the texts of a row, some of which may be no UTF-8 (undecodable bytes as lone surrogates).
+def require_utf8(text: str, name: str) -> str:
+    """The text, in which undecodable bytes stand as lone surrogates.
 
     Raises:
-      BadEvent: it is none.
+      BadEvent: it has some.
     """
-    names = (reader.key_field, reader.time_field, *(field.name for field in reader.fields))
-    for name in names:
-        try:
-            row[name].encode()
-        except UnicodeEncodeError as exc:
-            raise BadEvent("decode", f"{name}: expected UTF-8, got {row[name]!r:.60}") from exc
-    return reader.read_row(row)
+    try:
+        text.encode()
+    except UnicodeEncodeError as exc:
+        raise BadEvent("decode", f"{name}: expected UTF-8, got {text!r:.60}") from exc
+    return text

@@ -12,21 +12,29 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import BinaryIO, cast
+from urllib.parse import unquote
 
+import pyarrow as pa
 from apache_beam.io.filesystem import BeamIOError, CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
 from schemas.errors import InputError
 
 _GZIP_MAGIC = b"\x1f\x8b"
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
 
 @dataclass(frozen=True, slots=True)
 class InputFile:
-    """One file to read; `index` is its place in the input, which orders events of the same key and time."""
+    """One file to read.
+
+    `index` is its place in the input, which orders events of the same key and time; `columns` are the names and values
+    that the `name=value` folders of its path give to all of its rows.
+    """
 
     index: int
     path: str
+    columns: tuple[tuple[str, str], ...] = ()
 
     @property
     def name(self) -> str:
@@ -35,26 +43,45 @@ class InputFile:
 
 
 def match_files(patterns: Sequence[str]) -> tuple[InputFile, ...]:
-    """The files that paths and glob patterns name: patterns in the order given, files of one pattern by name.
+    """The files that paths, folders and glob patterns name: patterns in the order given, files of one by name.
 
-    A file that several patterns name is read once, at its first place.
+    A folder stands for all files in it and below, except hidden ones (`.name`, `_name`). A file that several patterns
+    name is read once, at its first place.
 
     Raises:
       InputError: a pattern that names no file.
     """
     if not patterns:
         raise InputError("expected at least one input file or pattern, got none")
-    paths: dict[str, None] = {}
+    paths: dict[str, tuple[tuple[str, str], ...]] = {}
     for pattern in patterns:
-        try:
-            [found] = FileSystems.match([pattern])
-        except (BeamIOError, ValueError, OSError) as exc:
-            raise InputError(f"{pattern}: expected a file or pattern that can be listed, got {exc}") from exc
-        matched = sorted(file.path for file in found.metadata_list)
+        matched = sorted(_matches(pattern) or _matches(f"{pattern.rstrip('/')}/**", folder=True))
         if not matched:
             raise InputError(f"{pattern}: expected an input file, got {_absence(pattern)}")
-        paths.update(dict.fromkeys(matched))
-    return tuple(InputFile(index, path) for index, path in enumerate(paths))
+        for path in matched:
+            paths.setdefault(path, _partition_columns(path))
+    return tuple(InputFile(index, path, columns) for index, (path, columns) in enumerate(paths.items()))
+
+
+def _matches(pattern: str, *, folder: bool = False) -> list[str]:
+    try:
+        [found] = FileSystems.match([pattern])
+    except (BeamIOError, ValueError, OSError) as exc:
+        raise InputError(f"{pattern}: expected a file or pattern that can be listed, got {exc}") from exc
+    paths = [file.path for file in found.metadata_list]
+    if not folder:
+        return paths
+    root = pattern.removesuffix("**")
+    below = [path.removeprefix(root).split("/") for path in paths]
+    return [
+        path for path, parts in zip(paths, below, strict=True) if not any(part.startswith((".", "_")) for part in parts)
+    ]
+
+
+def _partition_columns(path: str) -> tuple[tuple[str, str], ...]:
+    folders = path.replace("\\", "/").split("/")[:-1]
+    pairs = [folder.partition("=") for folder in folders]
+    return tuple((unquote(name), unquote(value)) for name, mark, value in pairs if mark and name)
 
 
 def _absence(pattern: str) -> str:
@@ -62,8 +89,8 @@ def _absence(pattern: str) -> str:
 
 
 @contextmanager
-def open_input(path: str) -> Iterator[BinaryIO]:
-    """An open file; what starts as gzip is decompressed, whatever its name.
+def open_raw(path: str) -> Iterator[BinaryIO]:
+    """An open file, its bytes as they are.
 
     Raises:
       InputError: it cannot be opened.
@@ -72,10 +99,29 @@ def open_input(path: str) -> Iterator[BinaryIO]:
         try:
             raw = stack.enter_context(FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED))
             file = raw if isinstance(raw, io.BufferedReader) else io.BufferedReader(raw)
-            magic = file.peek(len(_GZIP_MAGIC))[: len(_GZIP_MAGIC)]
         except (BeamIOError, OSError) as exc:
-            raise InputError(f"{path}: expected a readable file, got {getattr(exc, 'strerror', None) or exc}") from exc
-        yield cast(BinaryIO, gzip.GzipFile(fileobj=file) if magic == _GZIP_MAGIC else file)
+            raise InputError(f"{path}: expected a readable file, got {_reason(exc)}") from exc
+        yield cast(BinaryIO, file)
+
+
+@contextmanager
+def open_input(path: str) -> Iterator[BinaryIO]:
+    """An open file; what starts as gzip or zstd is decompressed, whatever its name.
+
+    Raises:
+      InputError: it cannot be opened.
+    """
+    with open_raw(path) as file:
+        try:
+            magic = cast(io.BufferedReader, file).peek(4)[:4]
+        except (BeamIOError, OSError) as exc:
+            raise InputError(f"{path}: expected a readable file, got {_reason(exc)}") from exc
+        if magic.startswith(_GZIP_MAGIC):
+            yield cast(BinaryIO, gzip.GzipFile(fileobj=file))
+        elif magic == _ZSTD_MAGIC:
+            yield cast(BinaryIO, pa.CompressedInputStream(pa.PythonFile(file, "r"), "zstd"))
+        else:
+            yield file
 
 
 def read_bytes(file: BinaryIO, size: int, path: str) -> bytes:
@@ -91,4 +137,8 @@ def read_bytes(file: BinaryIO, size: int, path: str) -> bytes:
     except (gzip.BadGzipFile, zlib.error) as exc:
         raise InputError(f"{path}: expected gzip data, got damaged bytes ({exc})") from exc
     except (BeamIOError, OSError) as exc:
-        raise InputError(f"{path}: expected a readable file, got {getattr(exc, 'strerror', None) or exc}") from exc
+        raise InputError(f"{path}: expected a readable file, got {_reason(exc)}") from exc
+
+
+def _reason(exc: Exception) -> object:
+    return getattr(exc, "strerror", None) or exc

@@ -15,10 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.sources import csv_records, iso_times
+from pipelines.sources import iso_times
+from pipelines.sources import records as text_records
 from pipelines.sources.csv_source import CsvSource
 from pipelines.sources.event_batch import DeadRow, SourceBatch
-from pipelines.sources.files import open_input
+from pipelines.sources.files import InputFile, open_input
 from schemas.errors import InputError
 from schemas.event import BadEvent, Event, EventReader
 from schemas.spec import Spec
@@ -29,7 +30,7 @@ HEADER = "time,key,load,heat,note\n"
 
 
 def read(source: CsvSource, data: bytes) -> list[SourceBatch]:
-    return list(source.read(io.BytesIO(data), "events.csv"))
+    return list(source.read(io.BytesIO(data), InputFile(0, "events.csv")))
 
 
 def rows_of(batches: list[SourceBatch]) -> dict[int, tuple[str, int, list[str]] | str]:
@@ -109,8 +110,8 @@ def quoted(cells: tuple[str, ...]) -> str:
 def test_columns_read_what_single_rows_read(
     monkeypatch: pytest.MonkeyPatch, time_format: str, block: int, one_by_one: int
 ) -> None:
-    monkeypatch.setattr("pipelines.sources.csv_source._ONE_BY_ONE", one_by_one)
-    monkeypatch.setattr("pipelines.sources.csv_records.BLOCK_BYTES", block)
+    monkeypatch.setattr("pipelines.sources.text_rows._ONE_BY_ONE", one_by_one)
+    monkeypatch.setattr("pipelines.sources.records.BLOCK_BYTES", block)
     spec = tiny_spec(stream={"time": {"field": "time", "format": time_format, "zone": "America/New_York"}})
     source = CsvSource(spec)
     times = ISO_TIMES if time_format == "iso8601" else EPOCHS
@@ -211,7 +212,7 @@ def test_a_quoted_field_holds_commas_quotes_and_lines() -> None:
 
 
 def test_a_stray_quote_costs_its_neighbourhood_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipelines.sources.csv_records.BLOCK_BYTES", 1000)
+    monkeypatch.setattr("pipelines.sources.records.BLOCK_BYTES", 1000)
     good = b"5,a,1,2,\n" * (1 << 18)
     batches = read(CsvSource(tiny_spec()), HEADER.encode() + b'5,a,1,2,"\n' + good)
     [dead] = dead_of(batches)
@@ -223,10 +224,10 @@ def test_a_stray_quote_costs_its_neighbourhood_only(monkeypatch: pytest.MonkeyPa
 def test_records_do_not_depend_on_how_the_file_is_read(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
     text = b'h,"x\ny",z\n\n1,"2""\n3",4\r\n5,6"7,8\n9,"10",11'
     expected = [b'h,"x\ny",z', b'1,"2""\n3",4', b'5,6"7,8', b'9,"10",11']
-    monkeypatch.setattr(csv_records, "BLOCK_BYTES", block)
+    monkeypatch.setattr(text_records, "BLOCK_BYTES", block)
     found, lines = [], []
-    for records in csv_records.read_records(io.BytesIO(text), "x.csv"):
-        assert isinstance(records, csv_records.Records)
+    for records in text_records.read_records(io.BytesIO(text), "x.csv", quotes=True):
+        assert isinstance(records, text_records.Records)
         found += [records[index] for index in range(len(records))]
         lines += records.line.tolist()
     assert found == expected
@@ -234,8 +235,8 @@ def test_records_do_not_depend_on_how_the_file_is_read(monkeypatch: pytest.Monke
 
 
 def test_a_huge_line_is_cut_into_a_dead_letter(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(csv_records, "BLOCK_BYTES", 1000)
-    monkeypatch.setattr(csv_records, "MAX_RECORD", 5000)
+    monkeypatch.setattr(text_records, "BLOCK_BYTES", 1000)
+    monkeypatch.setattr(text_records, "MAX_RECORD", 5000)
     huge = b"5,a,1,2," + b"x" * 100_000
     batches = read(CsvSource(tiny_spec()), HEADER.encode() + b"5,a,1,2,\n" + huge + b"\nnoon,a,1,2,\n6,a,1,2,\n")
     large, small = dead_of(batches)
@@ -284,7 +285,7 @@ def test_damaged_gzip_is_one_clear_line(tmp_path: Path, damage: str) -> None:
         pytest.raises(InputError, match=r"events\.csv\.gz: expected (whole )?gzip data, got "),
         open_input(str(path)) as file,
     ):
-        list(CsvSource(tiny_spec()).read(file, str(path)))
+        list(CsvSource(tiny_spec()).read(file, InputFile(0, str(path))))
 
 
 def test_a_field_shared_with_the_key_is_refused() -> None:

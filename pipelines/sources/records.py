@@ -1,8 +1,9 @@
-"""CSV text cut into records, each with its line number.
+"""Text cut into records, each with its line number.
 
-A record ends at a line break outside of quotes. A field is quoted when it starts with a quote; a quote that is not
-closed within `MAX_QUOTED` bytes is an ordinary character, so that a stray one costs its own neighbourhood and not the
-rest of the file. A record longer than `MAX_RECORD` bytes is not kept in memory, only its head, size and hash.
+A record is a line; of CSV it ends at a line break outside of quotes. There a field is quoted when it starts with a
+quote; a quote that is not closed within `MAX_QUOTED` bytes is an ordinary character, so that a stray one costs its own
+neighbourhood and not the rest of the file. A record longer than `MAX_RECORD` bytes is not kept in memory, only its
+head, size and hash.
 """
 
 from __future__ import annotations
@@ -75,18 +76,22 @@ class Oversized:
     sha256: str
 
 
-def read_records(file: BinaryIO, path: str) -> Iterator[Records | Oversized]:
-    """Reads a CSV file as records, some megabytes at a time, from its start (its header is the first record).
+def read_records(file: BinaryIO, path: str, *, quotes: bool) -> Iterator[Records | Oversized]:
+    """Reads a file as records, some megabytes at a time, from its start (of CSV, the header is the first record).
 
+    Args:
+      file: the open file.
+      path: its path, for messages.
+      quotes: whether a line break may be quoted, as in CSV.
     Raises:
       InputError: the file cannot be read to its end.
     """
     line, carry = 1, b""
     while block := read_bytes(file, BLOCK_BYTES, path):
         data = carry + block
-        end = _complete(data)
+        end = _complete(data, quotes)
         if end:
-            yield _cut(data[:end], line)
+            yield _cut(data[:end], line, quotes)
             line += data.count(b"\n", 0, end)
         carry = data[end:]
         if len(carry) > MAX_RECORD:
@@ -94,20 +99,20 @@ def read_records(file: BinaryIO, path: str) -> Iterator[Records | Oversized]:
             line += 1
             yield oversized
     if carry:
-        yield _cut(carry if carry.endswith(b"\n") else carry + b"\n", line)
+        yield _cut(carry if carry.endswith(b"\n") else carry + b"\n", line, quotes)
 
 
-def _complete(data: bytes) -> int:
+def _complete(data: bytes, quotes: bool) -> int:
     """Where the last record that surely ends within `data` ends; 0 where none does."""
-    if b'"' not in data:
+    if not quotes or b'"' not in data:
         return data.rfind(b"\n") + 1
     match = _COMPLETE_RECORDS.match(data)
     return match.end() if match else 0
 
 
-def _cut(data: bytes, first_line: int) -> Records:
+def _cut(data: bytes, first_line: int, quotes: bool) -> Records:
     octets = np.frombuffer(data, np.uint8)
-    if b'"' in data:
+    if quotes and b'"' in data:
         end = np.fromiter((match.end() - 1 for match in _RECORD.finditer(data)), np.int64)
         breaks = np.cumsum(octets == ord("\n"))
         line = first_line + np.concatenate(([0], breaks[end[:-1]]))

@@ -1,0 +1,105 @@
+"""The one door to input: which source reads a file, and which parts of it can be read apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pipelines.sources.arrow_source import ArrowSource, ParquetSource
+from pipelines.sources.avro_source import AvroSource
+from pipelines.sources.csv_source import CsvSource
+from pipelines.sources.event_batch import SourceBatch
+from pipelines.sources.files import InputFile, open_input, open_raw
+from pipelines.sources.json_source import JsonSource
+from pipelines.sources.tfrecord_source import TFRecordSource
+from schemas.spec import Spec
+
+_PIECES = 64
+"""At most so many pieces a file: enough for many workers, and each still long enough to be read at full speed."""
+
+_FORMATS = {
+    "csv": "csv",
+    "json": "json",
+    "jsonl": "json",
+    "ndjson": "json",
+    "parquet": "parquet",
+    "pq": "parquet",
+    "arrow": "arrow",
+    "feather": "arrow",
+    "avro": "avro",
+    "tfrecord": "tfrecord",
+    "tfrecords": "tfrecord",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What is read in one go: `parts` (first and last, exclusive) of a file, or all of it where it has no parts."""
+
+    file: InputFile
+    parts: tuple[int, int] | None = None
+
+
+class Inputs:
+    """Reads input files of one spec, whatever their format."""
+
+    def __init__(self, spec: Spec) -> None:
+        self._spec = spec
+
+    def pieces(self, file: InputFile) -> Iterator[Piece]:
+        """The pieces of a file, in its order.
+
+        Raises:
+          InputError: it cannot be used.
+        """
+        source = self._columnar(file)
+        if source is None:
+            yield Piece(file)
+            return
+        with open_raw(file.path) as opened:
+            count = source.parts(opened, file)
+        step = -(-count // _PIECES) or 1
+        for first in range(0, count, step):
+            yield Piece(file, (first, min(first + step, count)))
+
+    def read(self, piece: Piece) -> Iterator[SourceBatch]:
+        """Reads a piece.
+
+        Raises:
+          InputError: the file cannot be used.
+        """
+        file = piece.file
+        source = self._columnar(file)
+        if source is None:
+            with open_input(file.path) as opened:
+                yield from self._sequential(file).read(opened, file)
+        elif piece.parts:
+            with open_raw(file.path) as opened:
+                yield from source.read(opened, file, *piece.parts)
+
+    def _columnar(self, file: InputFile) -> ParquetSource | ArrowSource | None:
+        match self._format(file):
+            case "parquet":
+                return ParquetSource(self._spec)
+            case "arrow":
+                return ArrowSource(self._spec)
+        return None
+
+    def _sequential(self, file: InputFile) -> CsvSource | JsonSource | AvroSource | TFRecordSource:
+        match self._format(file):
+            case "json":
+                return JsonSource(self._spec)
+            case "avro":
+                return AvroSource(self._spec)
+            case "tfrecord":
+                return TFRecordSource(self._spec)
+        return CsvSource(self._spec)
+
+    def _format(self, file: InputFile) -> str:
+        """The spec's word, or the last suffix that is not one of compression; CSV where that says nothing."""
+        if self._spec.source.format:
+            return self._spec.source.format
+        name = file.name.lower()
+        for compression in (".gz", ".zst", ".zstd"):
+            name = name.removesuffix(compression)
+        return _FORMATS.get(name.rpartition(".")[2], "csv")
