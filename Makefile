@@ -50,6 +50,10 @@ types: $(READY) ## Check types
 imports: $(READY) ## Check which room imports which
 	@$(BIN)/lint-imports --no-logo
 
+.PHONY: bench-ingest
+bench-ingest: $(READY) ## Measure the ingest against the plain Beam recipe and the physical floor
+	@$(BIN)/python -m tests.benchmarks.bench_ingest
+
 .PHONY: bench-serving
 bench-serving: $(READY) ## Measure the model server
 	@$(BIN)/python -m tests.benchmarks.bench_serving
