@@ -1,9 +1,9 @@
 """Requests of several clients, run as one batch.
 
 The rows of requests that wait for the same outputs, with inputs of the same shape but for the rows, are laid one after
-the other and run together. There are no batching threads: a request that finds a free slot runs the batch in its own
-thread, at once, with all that is queued beside it; the others sleep until their rows are there, and the oldest of those
-that came meanwhile runs the next batch. So an idle server adds nothing to a request, and a busy one fills its batches.
+the other and run together. A batching thread that is free runs at once all that is queued, the oldest kind of request
+first; so an idle server makes nobody wait, and a busy one fills its batches. A request hands its rows over and is told
+when they are done: no thread sleeps for it.
 
 Sequences of different lengths share a batch only where the model says how they may be lengthened (`SequencePadding`):
 padding that a model does not know to ignore changes its results.
@@ -11,6 +11,7 @@ padding that a model does not know to ignore changes its results.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
@@ -24,7 +25,7 @@ from streaming.model_server.call import Call
 from streaming.model_server.metrics import Metrics
 from streaming.model_server.saved_model_bundle import Executable
 from streaming.model_server.sequence_padding import SequencePadding
-from streaming.model_server.servable import Execution, run_directly
+from streaming.model_server.servable import Done, Execution, run_directly
 from streaming.model_server.signature import TensorRef
 from streaming.model_server.status import (
     Code,
@@ -35,25 +36,31 @@ from streaming.model_server.status import (
 )
 from streaming.tensors import Array
 
+_log = logging.getLogger(__name__)
+
+_IDLE_THREAD_S = 5.0
+
 
 @dataclass(slots=True)
 class _Task:
-    """One request's rows in a queue."""
+    """One request's rows in a queue, and who is told of the outcome."""
 
     arrays: Sequence[Array]
     rows: int
     length: int
     call: Call
+    done: Done
     queued_s: float
-    woken: threading.Lock
     outputs: list[Array] | None = None
     error: StatusError | None = None
-    # It was woken to run a batch, not because its result is there.
-    leads: bool = False
 
-    @property
-    def done(self) -> bool:
-        return self.outputs is not None or self.error is not None
+    def tell(self) -> None:
+        """Hands the outcome over."""
+        outcome: Sequence[Array] | StatusError | None = self.error or self.outputs
+        try:
+            self.done(StatusError(Code.INTERNAL, "The batch has no outputs") if outcome is None else outcome)
+        except Exception:  # the batching thread must live on, whoever is told
+            _log.exception("could not hand over the outcome of a request")
 
 
 @dataclass(slots=True)
@@ -67,31 +74,29 @@ class _Queue:
 
 
 class BatchScheduler:
-    """Decides which requests run together, and where. One for all models, so that they share the slots."""
+    """Decides which requests run together, and runs them. One for all models, so that they share its threads."""
 
     def __init__(self, parameters: BatchingParameters, metrics: Metrics) -> None:
         self.parameters = parameters
         self.metrics = metrics
-        self._lock = threading.Lock()
-        self._running = 0
+        self._changed = threading.Condition()
         self._queues: dict[object, _Queue] = {}
+        self._threads = 0
+        self._idle = 0
 
-    def run(self, key: object, queue: _Queue, task: _Task) -> list[Array]:
-        """Runs a task, together with what else is queued under `key`.
+    def submit(self, key: object, queue: _Queue, task: _Task) -> None:
+        """Queues a task; its `done` is called in a batching thread.
 
         Args:
           key: of the requests that can share a batch with this one.
           queue: a new one, used if there is none under `key`.
           task: its rows.
 
-        Returns:
-          The task's own rows of the outputs.
-
         Raises:
-          StatusError, tf.errors.OpError: the queue is full, the deadline passes, the model fails.
+          StatusError: UNAVAILABLE, the queue is full.
         """
         limit = self.parameters.max_batch_size * self.parameters.max_enqueued_batches
-        with self._lock:
+        with self._changed:
             queue = self._queues.setdefault(key, queue)
             if queue.rows + task.rows > limit:
                 raise StatusError(
@@ -99,48 +104,49 @@ class BatchScheduler:
                 )
             queue.tasks.append(task)
             queue.rows += task.rows
-            batch = self._take_if_free(key, queue)
-        while batch or not task.done:
+            if self._idle:
+                self._changed.notify()
+            elif self._threads < self.parameters.num_batch_threads:
+                self._threads += 1
+                threading.Thread(target=self._work, name=self.parameters.thread_pool_name, daemon=True).start()
+
+    def _work(self) -> None:
+        """Runs batches, until there has been none for a while."""
+        while True:
+            with self._changed:
+                chosen = self._next()
+                while chosen is None:
+                    self._idle += 1
+                    notified = self._changed.wait(self._until_due_s())
+                    self._idle -= 1
+                    chosen = self._next()
+                    if chosen is None and not notified and not self._queues:
+                        self._threads -= 1
+                        return
+            queue, batch, dropped = chosen
+            for task in dropped:
+                task.tell()
             if batch:
                 self._run_batch(queue, batch)
-                batch = []
-                with self._lock:
-                    self._pass_on()
-            else:
-                batch = self._sleep(key, queue, task)
-        if task.error is not None:
-            raise task.error
-        return task.outputs or []
 
-    def _sleep(self, key: object, queue: _Queue, task: _Task) -> list[_Task]:
-        """Waits for a result, or for the turn to run a batch, which is then given back."""
+    def _next(self) -> tuple[_Queue, list[_Task], list[_Task]] | None:
+        """The queue that is due and whose oldest task is the oldest, and what is taken from it. Holds the lock."""
         now = time.monotonic()
-        due_s = task.queued_s + self.parameters.batch_timeout_s
-        until_s = min(task.call.expires_s, due_s if now < due_s else task.call.expires_s)
-        task.woken.acquire(timeout=min(max(0.0, until_s - now), threading.TIMEOUT_MAX))
-        with self._lock:
-            if task.leads:
-                # The slot comes with it, even if another batch has taken this task meanwhile.
-                task.leads = False
-                batch = self._take(key, queue)
-                if not batch:
-                    self._pass_on()
-                return batch
-            if task.done:
-                return []
-            if time.monotonic() >= task.call.expires_s:
-                # It may be running by now; then its rows are computed for nobody.
-                task.error = StatusError(Code.DEADLINE_EXCEEDED, "Deadline exceeded while waiting for a batch")
-                return []
-            return self._take_if_free(key, queue)
+        due = [(queue.tasks[0].queued_s, key) for key, queue in self._queues.items() if self._due(queue, now)]
+        if not due:
+            return None
+        _, key = min(due, key=lambda entry: entry[0])
+        queue = self._queues[key]
+        batch, dropped = self._take(queue)
+        if not queue.tasks:
+            del self._queues[key]
+        return queue, batch, dropped
 
-    def _take_if_free(self, key: object, queue: _Queue) -> list[_Task]:
-        """A batch of `queue`, if it is due and a slot is free. Holds the lock."""
-        if self._running >= self.parameters.num_batch_threads or not self._due(queue, time.monotonic()):
-            return []
-        batch = self._take(key, queue)
-        self._running += bool(batch)
-        return batch
+    def _until_due_s(self) -> float:
+        if not self._queues:
+            return _IDLE_THREAD_S
+        oldest_s = min(queue.tasks[0].queued_s for queue in self._queues.values())
+        return max(0.0, oldest_s + self.parameters.batch_timeout_s - time.monotonic())
 
     def _due(self, queue: _Queue, now: float) -> bool:
         parameters = self.parameters
@@ -148,43 +154,23 @@ class BatchScheduler:
             bool(queue.tasks) and now >= queue.tasks[0].queued_s + parameters.batch_timeout_s
         )
 
-    def _take(self, key: object, queue: _Queue) -> list[_Task]:
-        """Takes the oldest tasks that fit into a batch, leaving out what nobody waits for. Holds the lock."""
+    def _take(self, queue: _Queue) -> tuple[list[_Task], list[_Task]]:
+        """The oldest tasks that fit into a batch, and those among them that nobody waits for. Holds the lock."""
         batch: list[_Task] = []
+        dropped: list[_Task] = []
         rows = 0
         while queue.tasks and rows + queue.tasks[0].rows <= self.parameters.max_batch_size:
             task = queue.tasks.popleft()
             queue.rows -= task.rows
-            if task.done:
-                continue
             try:
                 task.call.check()
             except StatusError as error:
                 task.error = error
-                _wake(task)
+                dropped.append(task)
                 continue
             batch.append(task)
             rows += task.rows
-        if not queue.tasks and self._queues.get(key) is queue:
-            del self._queues[key]
-        return batch
-
-    def _pass_on(self) -> None:
-        """Gives the slot to the oldest request that waits, or frees it. Holds the lock."""
-        now = time.monotonic()
-        for key, queue in list(self._queues.items()):
-            # The thread of a task whose deadline has passed is gone, and cannot take the slot.
-            while queue.tasks and queue.tasks[0].done:
-                queue.rows -= queue.tasks.popleft().rows
-            if not queue.tasks:
-                del self._queues[key]
-        due = [queue.tasks[0] for queue in self._queues.values() if self._due(queue, now)]
-        if not due:
-            self._running -= 1
-            return
-        oldest = min(due, key=lambda task: task.queued_s)
-        oldest.leads = True
-        _wake(oldest)
+        return batch, dropped
 
     def _run_batch(self, queue: _Queue, batch: list[_Task]) -> None:
         """Runs a batch, and hands each task its rows or its error."""
@@ -204,24 +190,14 @@ class BatchScheduler:
                 # One request may have spoilt the batch: the others must not pay for it.
                 for task in batch:
                     self._run_alone(queue, task)
-        finally:
-            for task in batch:
-                _wake(task)
+        for task in batch:
+            task.tell()
 
     def _run_alone(self, queue: _Queue, task: _Task) -> None:
         try:
             queue.execution.run_batch([task], queue.length)
         except Exception as exc:
             task.error = status_of(exc)
-
-
-def _wake(task: _Task) -> None:
-    # Two wake-ups may come before the sleeper runs; one is as good as two.
-    if task.woken.locked():
-        try:
-            task.woken.release()
-        except RuntimeError:
-            return
 
 
 class _BatchedExecution:
@@ -240,11 +216,32 @@ class _BatchedExecution:
         self._padding = padding
 
     def __call__(self, arrays: Sequence[Array], call: Call) -> Sequence[Array]:
-        """Runs one request in a batch with others.
+        """Runs one request in a batch with others, and waits for it.
 
         Raises:
-          StatusError, tf.errors.OpError: see `BatchScheduler.run`; INVALID_ARGUMENT for inputs that have no common
-            number of rows, or too many.
+          StatusError: as `submit`; DEADLINE_EXCEEDED if the time is over first.
+        """
+        outcomes: list[Sequence[Array] | StatusError] = []
+        told = threading.Event()
+
+        def done(outcome: Sequence[Array] | StatusError) -> None:
+            outcomes.append(outcome)
+            told.set()
+
+        self.submit(arrays, call, done)
+        if not told.wait(min(max(0.0, call.expires_s - time.monotonic()), threading.TIMEOUT_MAX)):
+            # It may be running by now; then its rows are computed for nobody.
+            raise StatusError(Code.DEADLINE_EXCEEDED, "Deadline exceeded while waiting for a batch")
+        if isinstance(outcomes[0], StatusError):
+            raise outcomes[0]
+        return outcomes[0]
+
+    def submit(self, arrays: Sequence[Array], call: Call, done: Done) -> None:
+        """Hands one request over to a batch; `done` is told its rows of the outputs, or its error.
+
+        Raises:
+          StatusError: INVALID_ARGUMENT for inputs that have no common number of rows, or too many; UNAVAILABLE, the
+            queue is full.
         """
         rows = _rows(arrays)
         parameters = self._scheduler.parameters
@@ -253,9 +250,10 @@ class _BatchedExecution:
                 raise invalid_argument(
                     f"Task size {rows} is larger than maximum input batch size {parameters.max_batch_size}"
                 )
-            size = min(parameters.max_execution_batch_size, parameters.max_batch_size)
+            size = parameters.max_execution_batch_size
             parts = [self([array[start : start + size] for array in arrays], call) for start in range(0, rows, size)]
-            return [np.concatenate(columns) for columns in zip(*parts, strict=True)]
+            done([np.concatenate(columns) for columns in zip(*parts, strict=True)])
+            return
         length = bucket = 0
         if self._padding is not None:
             length = self._padding.length(self._feeds, arrays)
@@ -263,10 +261,8 @@ class _BatchedExecution:
             shapes = self._padding.row_shapes(self._feeds, arrays, bucket)
         else:
             shapes = tuple([array.shape[1:] for array in arrays])
-        lock = threading.Lock()
-        lock.acquire()
-        task = _Task(arrays, rows, length, call, time.monotonic(), lock)
-        return self._scheduler.run((id(self), shapes), _Queue(self, bucket), task)
+        task = _Task(arrays, rows, length, call, done, time.monotonic())
+        self._scheduler.submit((id(self), shapes), _Queue(self, bucket), task)
 
     def run_batch(self, batch: Sequence[_Task], bucket: int) -> None:
         """Runs tasks together and sets their outputs.

@@ -73,13 +73,19 @@ class Flags:
     shutdown_grace_seconds: float = 30.0
 
     @property
+    def intra_op_threads(self) -> int:
+        """Threads of one operation; with batching 1, since batches side by side use the cores better."""
+        given = self.tensorflow_intra_op_parallelism or self.tensorflow_session_parallelism
+        return given or int(self.enable_batching)
+
+    @property
     def grpc_threads(self) -> int:
-        """Threads for gRPC requests; with batching, as many as are to share a batch, since each sleeps in one."""
-        return self.grpc_max_threads or (_BATCHED_THREADS if self.enable_batching else 2 * _CPUS)
+        """Threads for gRPC requests."""
+        return self.grpc_max_threads or 2 * _CPUS
 
     @property
     def rest_threads(self) -> int:
-        """Threads for REST requests, by the same rule."""
+        """Threads for REST requests; with batching, as many as are to share a batch, since each sleeps in one."""
         return self.rest_api_num_threads or (_BATCHED_THREADS if self.enable_batching else 4 * _CPUS)
 
     def model_server_config(self) -> ModelServerConfig:
@@ -112,7 +118,7 @@ def parse_flags(argv: Sequence[str]) -> Flags:
     flag("port_file", Path, says="JSON file that is written with the ports and the pid once the server listens")
     flag("grpc_socket_path", says="path of a Unix socket on which gRPC is offered too")
     flag("rest_api_port", says="TCP port of REST; 0 for none, -1 takes a free one (see --port_file)")
-    flag("rest_api_num_threads", says="REST requests worked on at the same time; 0 as for gRPC")
+    flag("rest_api_num_threads", says="REST requests worked on at the same time; 0 is 4 per CPU, 128 with batching")
     flag("rest_api_timeout_in_ms", says="milliseconds that a REST request may take")
     flag("rest_api_enable_cors_support", says="let web pages of other origins call the REST interface")
     flag("model_name", says="name of the model of --model_base_path")
@@ -127,10 +133,10 @@ def parse_flags(argv: Sequence[str]) -> Flags:
     flag("max_num_load_retries", says="times that loading a version is tried again")
     flag("load_retry_interval_micros", says="microseconds between tries")
     flag("num_load_threads", says="versions loaded at the same time; 0 is 1")
-    flag("grpc_max_threads", says="gRPC requests worked on at the same time; 0 is 2 per CPU, 128 with batching")
+    flag("grpc_max_threads", says="gRPC requests worked on at the same time; 0 is 2 per CPU")
     flag("grpc_channel_arguments", _channel_arguments, says="comma-separated key=value for the gRPC server")
     flag("tensorflow_session_parallelism", says="threads of a session; the next two override it")
-    flag("tensorflow_intra_op_parallelism", says="threads of one operation; 0 is TensorFlow's choice")
+    flag("tensorflow_intra_op_parallelism", says="threads of one operation; 0 is all, 1 with batching")
     flag("tensorflow_inter_op_parallelism", says="operations run side by side; 0 runs them in the request's thread")
     flag("enable_serialization_as_tensor_content", says="answer in tensor_content instead of typed fields")
     flag("enable_batching", says="run requests of several clients as one batch")

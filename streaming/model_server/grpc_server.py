@@ -18,11 +18,11 @@ from streaming.model_server.get_model_metadata import get_model_metadata
 from streaming.model_server.get_model_status import get_model_status
 from streaming.model_server.metrics import Metrics
 from streaming.model_server.multi_inference import multi_inference
-from streaming.model_server.predict import predict
+from streaming.model_server.predict import predict, submit_predict
 from streaming.model_server.regressor import regress
 from streaming.model_server.reload_config import handle_reload_config_request
 from streaming.model_server.server_core import ServerCore
-from streaming.model_server.status import Code, status_of, wire_message
+from streaming.model_server.status import Code, StatusError, status_of, wire_message
 from streaming.serving_protos import (
     MODEL_SERVICE,
     PREDICTION_SERVICE,
@@ -54,6 +54,7 @@ class GrpcServer:
         max_threads: int,
         as_content: bool,
         with_health: bool,
+        deferred: bool,
         channel_arguments: Sequence[tuple[str, str | int]] = (),
     ) -> None:
         """Makes a server that listens nowhere yet.
@@ -64,6 +65,7 @@ class GrpcServer:
           max_threads: requests that are worked on at the same time.
           as_content: answers carry `tensor_content`.
           with_health: offer `grpc.health.v1.Health`.
+          deferred: Predict requests are handed over to batches, so that none keeps a thread while it waits.
           channel_arguments: for the gRPC library.
         """
         self._server = grpc.server(
@@ -75,13 +77,18 @@ class GrpcServer:
                 *channel_arguments,
             ],
         )
-        edge = _Edge(core, metrics)
+        edge = _Edge(core, metrics, deferred=("Predict",) if deferred else ())
         self._server.add_generic_rpc_handlers(
             (
                 edge.service(
                     PREDICTION_SERVICE,
                     {
-                        "Predict": (PredictRequest, lambda r, c: predict(core, r, c, as_content=as_content)),
+                        "Predict": (
+                            PredictRequest,
+                            (lambda r, c, done: submit_predict(core, r, c, done, as_content=as_content))
+                            if deferred
+                            else (lambda r, c: predict(core, r, c, as_content=as_content)),
+                        ),
                         "Classify": (ClassificationRequest, lambda r, c: classify(core, r, c)),
                         "Regress": (RegressionRequest, lambda r, c: regress(core, r, c)),
                         "MultiInference": (MultiInferenceRequest, lambda r, c: multi_inference(core, r, c)),
@@ -150,45 +157,75 @@ def server_credentials(key: bytes, certificate: bytes, custom_ca: bytes, *, clie
 class _Edge:
     """Lets methods raise what they like: the client gets a code and a sentence, and the metrics an entry."""
 
-    def __init__(self, core: ServerCore, metrics: Metrics) -> None:
+    def __init__(self, core: ServerCore, metrics: Metrics, *, deferred: Sequence[str]) -> None:
+        """Serves the methods of `deferred` by callback: they take a third argument, which is told the outcome."""
         self._core = core
         self._metrics = metrics
+        self._deferred = deferred
 
-    def service(self, name: str, methods: Mapping[str, tuple[Any, Method]]) -> grpc.GenericRpcHandler:
+    def service(self, name: str, methods: Mapping[str, tuple[Any, Callable[..., Any]]]) -> grpc.GenericRpcHandler:
         """A service of unary methods, each with its request's class."""
         return grpc.method_handlers_generic_handler(
             name,
             {
-                method: grpc.unary_unary_rpc_method_handler(
-                    self._handler(method, run), request_deserializer=request.FromString, response_serializer=_serialize
-                )
+                method: self._deferred_handler(method, request, run)
+                if method in self._deferred
+                else self._handler(method, request, run)
                 for method, (request, run) in methods.items()
             },
         )
 
-    def _handler(self, api: str, run: Method) -> Callable[[Any, grpc.ServicerContext], Any]:
-        counted = api in _COUNTED
-
+    def _handler(self, api: str, request_class: Any, run: Method) -> grpc.RpcMethodHandler:
         def handle(request: Any, context: grpc.ServicerContext) -> Any:
             started = time.perf_counter()
-            remaining_s = context.time_remaining()
-            expires_s = math.inf if remaining_s is None else time.monotonic() + remaining_s
             try:
-                response = run(request, Call(expires_s, lambda: not context.is_active(), api))
+                response = run(request, _call(context, api))
             except Exception as exc:
                 error = status_of(exc)
-                if counted:
-                    self._metrics.request_count.add((self._label(request), error.code.name))
+                self._count(api, request, started, error.code)
                 return context.abort(_CODES[error.code], wire_message(error.message))
-            if counted:
-                name = request.model_spec.name
-                self._metrics.request_count.add((name, Code.OK.name))
-                self._metrics.request_latency.add((name, api, "GRPC"), (time.perf_counter() - started) * 1e6)
-                if api != "Predict":
-                    self._count_examples(name, request)
+            self._count(api, request, started, Code.OK)
             return response
 
-        return handle
+        return grpc.unary_unary_rpc_method_handler(
+            handle, request_deserializer=request_class.FromString, response_serializer=_serialize
+        )
+
+    def _deferred_handler(self, api: str, request_class: Any, submit: Callable[..., None]) -> grpc.RpcMethodHandler:
+        """On the wire a stream of one response is a unary call; and gRPC's streams can be answered from any thread."""
+
+        def handle(request: Any, context: grpc.ServicerContext, send: Callable[[Any], None]) -> None:
+            started = time.perf_counter()
+
+            def done(answer: Any) -> None:
+                if isinstance(answer, StatusError):
+                    self._count(api, request, started, answer.code)
+                    context.set_code(_CODES[answer.code])
+                    context.set_details(wire_message(answer.message))
+                else:
+                    self._count(api, request, started, Code.OK)
+                    send(answer)
+                send(None)
+
+            try:
+                submit(request, _call(context, api), done)
+            except Exception as exc:
+                done(status_of(exc))
+
+        handle.experimental_non_blocking = True  # type: ignore[attr-defined]
+        return grpc.unary_stream_rpc_method_handler(
+            handle, request_deserializer=request_class.FromString, response_serializer=_serialize
+        )
+
+    def _count(self, api: str, request: Any, started: float, code: Code) -> None:
+        if api not in _COUNTED:
+            return
+        name = self._label(request)
+        self._metrics.request_count.add((name, code.name))
+        if code is Code.OK:
+            self._metrics.request_latency.add((name, api, "GRPC"), (time.perf_counter() - started) * 1e6)
+            if api != "Predict":
+                self._count_examples(name, request)
 
     def _label(self, request: Any) -> str:
         """The model's name if there is such a model, so that clients cannot make up metrics."""
@@ -200,6 +237,12 @@ class _Edge:
         count = len(lists.example_list.examples) + len(lists.example_list_with_context.examples)
         self._metrics.request_example_counts.add((name,), count)
         self._metrics.request_example_count_total.add((name,), count)
+
+
+def _call(context: grpc.ServicerContext, api: str) -> Call:
+    remaining_s = context.time_remaining()
+    expires_s = math.inf if remaining_s is None else time.monotonic() + remaining_s
+    return Call(expires_s, lambda: not context.is_active(), api)
 
 
 def _serialize(message: Any) -> bytes:

@@ -11,7 +11,11 @@ from streaming.model_server.call import Call
 from streaming.model_server.metrics import Histogram
 from streaming.model_server.saved_model_bundle import Bundle, Executable
 from streaming.model_server.signature import INIT_OP_SIGNATURES, Signature, TensorRef
+from streaming.model_server.status import StatusError
 from streaming.tensors import Array
+
+Done = Callable[[Sequence[Array] | StatusError], None]
+"""Is told the fetches in order, or what went wrong; in whatever thread ran the model."""
 
 
 class Execution(Protocol):
@@ -25,6 +29,14 @@ class Execution(Protocol):
         """
         ...
 
+    def submit(self, arrays: Sequence[Array], call: Call, done: Done) -> None:
+        """Runs without waiting for the result where it can: `done` is told, before or after this returns.
+
+        Raises:
+          StatusError, tf.errors.OpError: as above, if it is known at once; then `done` is not told.
+        """
+        ...
+
 
 class ExecutionFactory(Protocol):
     """Decides how executions of a servable run."""
@@ -34,14 +46,25 @@ class ExecutionFactory(Protocol):
         ...
 
 
-def run_directly(executable: Executable, feeds: tuple[TensorRef, ...]) -> Execution:  # noqa: ARG001
-    """The `ExecutionFactory` without batching: each request is run by itself, in its own thread."""
+class DirectExecution:
+    """Without batching: each request is run by itself, in its own thread."""
 
-    def execute(arrays: Sequence[Array], call: Call) -> Sequence[Array]:
+    def __init__(self, executable: Executable) -> None:
+        self._executable = executable
+
+    def __call__(self, arrays: Sequence[Array], call: Call) -> Sequence[Array]:
+        """Runs the model."""
         call.check()
-        return executable(*arrays)
+        return self._executable(*arrays)
 
-    return execute
+    def submit(self, arrays: Sequence[Array], call: Call, done: Done) -> None:
+        """Runs the model, and tells."""
+        done(self(arrays, call))
+
+
+def run_directly(executable: Executable, feeds: tuple[TensorRef, ...]) -> Execution:  # noqa: ARG001
+    """The `ExecutionFactory` without batching."""
+    return DirectExecution(executable)
 
 
 class Servable:
@@ -111,18 +134,41 @@ class Servable:
         Raises:
           StatusError, tf.errors.OpError: as `Execution`.
         """
+        started = time.perf_counter()
+        results = self._execution_of(feeds, fetches)(arrays, call)
+        self._observe(call, started)
+        return results
+
+    def submit(
+        self,
+        feeds: tuple[TensorRef, ...],
+        arrays: Sequence[Array],
+        fetches: tuple[TensorRef, ...],
+        call: Call,
+        done: Done,
+    ) -> None:
+        """As `run`, but tells `done` instead of waiting for the result; see `Execution.submit`."""
+        started = time.perf_counter()
+
+        def observed(outcome: Sequence[Array] | StatusError) -> None:
+            if not isinstance(outcome, StatusError):
+                self._observe(call, started)
+            done(outcome)
+
+        self._execution_of(feeds, fetches).submit(arrays, call, observed)
+
+    def _execution_of(self, feeds: tuple[TensorRef, ...], fetches: tuple[TensorRef, ...]) -> Execution:
         key = feeds, fetches
         execution = self._executions.get(key)
         if execution is None:
             execution = self._executions.setdefault(
                 key, self._execution(self._bundle.executable(feeds, fetches), feeds)
             )
-        if self._runtime_latency is None:
-            return execution(arrays, call)
-        started = time.perf_counter()
-        results = execution(arrays, call)
-        self._runtime_latency.add((self.name, call.api, "TF1"), (time.perf_counter() - started) * 1e6)
-        return results
+        return execution
+
+    def _observe(self, call: Call, started: float) -> None:
+        if self._runtime_latency is not None:
+            self._runtime_latency.add((self.name, call.api, "TF1"), (time.perf_counter() - started) * 1e6)
 
     def acquire(self) -> bool:
         """Keeps the servable loaded until its context ends. False if it is already being unloaded."""

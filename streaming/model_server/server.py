@@ -72,6 +72,7 @@ class ModelServer:
                 self._metrics,
                 max_threads=flags.grpc_threads,
                 as_content=flags.enable_serialization_as_tensor_content,
+                deferred=self._scheduler is not None,
                 with_health=flags.enable_grpc_healthcheck_service,
                 channel_arguments=flags.grpc_channel_arguments,
             )
@@ -139,7 +140,7 @@ class ModelServer:
         return SavedModelLoader(
             SessionOptions(
                 flags.saved_model_tags,
-                flags.tensorflow_intra_op_parallelism or flags.tensorflow_session_parallelism,
+                flags.intra_op_threads,
                 flags.tensorflow_inter_op_parallelism or flags.tensorflow_session_parallelism,
             ),
             self._execution,

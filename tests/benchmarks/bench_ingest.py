@@ -2,16 +2,16 @@
 
     python -m tests.benchmarks.bench_ingest --rows 1000000 10000000 --keys 1000 --repeat 3
 
-Each part runs in a process of its own, the parts of one round one after the other, so that a ratio compares runs of the
-same minutes. Times leave out imports and, of Beam, the fixed cost of an empty job, which are quoted apart. Memory is the
-greatest sum of the resident sets of a process and all its children, looked at every 50 ms.
+Each part runs in a process of its own, the parts of one round one after the other, so that a ratio compares runs of
+the same minutes. Times leave out imports and, of Beam, the fixed cost of an empty job, which are quoted apart. Memory
+is the greatest sum of the resident sets of a process and all its children, looked at every 50 ms.
 
 - floor: a long Parquet table of 7 float32 values, a time and a key, in order of time with the keys mixed, is read by
   pyarrow, sorted stably by key, and its times and values are written in one go.
 - ingest: the same table to a dataset of blocks, with the spec of `_spec`.
 - baseline: Beam's usual way to windows, on `--baseline-rows` rows: one `tf.train.Example` a window from a DoFn,
-  `FloatList(value=window.tolist())`, WriteToTFRecord, one shard. Its windows are `--baseline-past` + `--baseline-horizon`
-  steps of 7 values; the block layout makes the same windows of the same rows beside it.
+  `FloatList(value=window.tolist())`, WriteToTFRecord, one shard. The block layout makes windows of the same size from
+  more rows.
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ from typing import Any
 
 WIDTH = 7
 STEP_MS = 60_000
-GROUP_STEPS = 1_000
 
 
 def main() -> None:
@@ -65,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--horizon", type=int, default=96)
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument(
-        "--floor-rows", type=int, default=10_000_000, help="no floor for larger tables: it is in memory"
+        "--floor-rows", type=int, default=10_000_000, help="no floor of larger tables: it works in memory"
     )
     parser.add_argument("--baseline-rows", type=int, default=4_000)
     parser.add_argument("--shuffled", action="store_true", help="rows in no order of time either")
