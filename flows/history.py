@@ -41,10 +41,13 @@ class History:
         """Reads files or patterns of files.
 
         Raises:
-          InputError: a file is missing or is no CSV file with the spec's fields.
+          InputError: a file is missing, or is none with the spec's fields.
         """
         source = Inputs(spec)
-        keys, times, places, values, dead = [], [], [], [], []
+        none = np.empty(0, np.int64)
+        keys, times, places = [np.empty(0, object)], [none], [none]
+        values: list[NDArray[np.floating]] = [np.empty((0, len(EventReader(spec).fields)))]
+        dead: list[DeadRow] = []
         for file in match_files(inputs):
             for piece in source.pieces(file):
                 for batch in source.read(piece):

@@ -42,8 +42,9 @@ class ParquetSource:
           InputError: it is no Parquet file with the spec's fields, or cannot be read to its end.
         """
         with _arrow_errors(file, "a Parquet file"):
-            # The key's dictionary is what the file has already; everything else is decoded.
-            parquet = pq.ParquetFile(opened, read_dictionary=[self._reader.key_field], pre_buffer=False)
+            # A long table's keys lie in the file as a dictionary already.
+            keys = [] if self._reader.wide else [self._reader.key_field]
+            parquet = pq.ParquetFile(opened, read_dictionary=keys)
             columns = self._reader.needed(parquet.schema_arrow.names, file, "a Parquet file")
             groups = [parquet.metadata.row_group(index).num_rows for index in range(last)]
             row = sum(groups[:first])

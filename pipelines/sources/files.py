@@ -55,7 +55,7 @@ def match_files(patterns: Sequence[str]) -> tuple[InputFile, ...]:
         raise InputError("expected at least one input file or pattern, got none")
     paths: dict[str, tuple[tuple[str, str], ...]] = {}
     for pattern in patterns:
-        matched = sorted(_matches(pattern) or _matches(f"{pattern.rstrip('/')}/**", folder=True))
+        matched = sorted(_below(pattern) or _matches(pattern))
         if not matched:
             raise InputError(f"{pattern}: expected an input file, got {_absence(pattern)}")
         for path in matched:
@@ -63,19 +63,25 @@ def match_files(patterns: Sequence[str]) -> tuple[InputFile, ...]:
     return tuple(InputFile(index, path, columns) for index, (path, columns) in enumerate(paths.items()))
 
 
-def _matches(pattern: str, *, folder: bool = False) -> list[str]:
+def _matches(pattern: str) -> list[str]:
     try:
         [found] = FileSystems.match([pattern])
     except (BeamIOError, ValueError, OSError) as exc:
         raise InputError(f"{pattern}: expected a file or pattern that can be listed, got {exc}") from exc
-    paths = [file.path for file in found.metadata_list]
-    if not folder:
-        return paths
-    root = pattern.removesuffix("**")
-    below = [path.removeprefix(root).split("/") for path in paths]
-    return [
-        path for path, parts in zip(paths, below, strict=True) if not any(part.startswith((".", "_")) for part in parts)
-    ]
+    return [file.path for file in found.metadata_list]
+
+
+def _below(folder: str) -> list[str]:
+    """The files in a folder and its folders; none where it is no folder."""
+    if _is_pattern(folder):
+        return []
+    root = f"{folder.rstrip('/')}/"
+    below = ((path, path.removeprefix(root).split("/")) for path in _matches(f"{root}**"))
+    return [path for path, parts in below if not any(part.startswith((".", "_")) for part in parts)]
+
+
+def _is_pattern(path: str) -> bool:
+    return any(mark in path for mark in "*?[")
 
 
 def _partition_columns(path: str) -> tuple[tuple[str, str], ...]:
@@ -85,7 +91,7 @@ def _partition_columns(path: str) -> tuple[tuple[str, str], ...]:
 
 
 def _absence(pattern: str) -> str:
-    return "a pattern that no file matches" if any(mark in pattern for mark in "*?[") else "no such file"
+    return "a pattern that no file matches" if _is_pattern(pattern) else "no such file"
 
 
 @contextmanager

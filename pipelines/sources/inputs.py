@@ -41,10 +41,15 @@ class Piece:
 
 
 class Inputs:
-    """Reads input files of one spec, whatever their format."""
+    """Reads input files of one spec, whatever their format.
+
+    Raises:
+      SpecError: the spec cannot be read from tables.
+    """
 
     def __init__(self, spec: Spec) -> None:
         self._spec = spec
+        self._csv = CsvSource(spec)
 
     def pieces(self, file: InputFile) -> Iterator[Piece]:
         """The pieces of a file, in its order.
@@ -93,7 +98,7 @@ class Inputs:
                 return AvroSource(self._spec)
             case "tfrecord":
                 return TFRecordSource(self._spec)
-        return CsvSource(self._spec)
+        return self._csv
 
     def _format(self, file: InputFile) -> str:
         """The spec's word, or the last suffix that is not one of compression; CSV where that says nothing."""

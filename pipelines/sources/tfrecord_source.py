@@ -109,7 +109,7 @@ def _example_type() -> Any:
 
     def add(to: Any, name: str, number: int, kind: int, type_name: str = "", *, repeated: bool = False) -> Any:
         label = field.LABEL_REPEATED if repeated else field.LABEL_OPTIONAL
-        return to.field.add(name=name, number=number, type=kind, type_name=type_name, label=label)
+        return to.field.add(name=name, number=number, type=kind, type_name=type_name or None, label=label)
 
     lists = (("BytesList", field.TYPE_BYTES), ("FloatList", field.TYPE_FLOAT), ("Int64List", field.TYPE_INT64))
     feature = message("Feature")
