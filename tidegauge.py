@@ -61,13 +61,24 @@ def ingest(
     all_origins: Annotated[
         bool, typer.Option("--all-origins", help="One split with every window, also those without a whole horizon.")
     ] = False,
+    baseline: Annotated[
+        Path | None, typer.Option("--baseline", help="An earlier dataset to compare with, by the limits of `checks`.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Window files into a TFRecord dataset (a Beam job; Beam's own options go after `--`)."""
     from pipelines.ingest import ingest as run
+    from schemas.dataset import DatasetFolder
     from schemas.spec import load_spec
 
-    manifest = run(load_spec(spec), inputs=inputs, output=str(output), beam_args=context.args, all_origins=all_origins)
+    manifest = run(
+        load_spec(spec),
+        inputs=inputs,
+        output=str(output),
+        beam_args=context.args,
+        all_origins=all_origins,
+        baseline=None if baseline is None else DatasetFolder(baseline),
+    )
     _show(manifest.model_dump(mode="json"), as_json, lambda: _manifest_lines(manifest.model_dump(), output))
 
 

@@ -17,18 +17,30 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import apache_beam as beam
+import orjson
 
 from pipelines.beam_job import run_pipeline
 from pipelines.dataset_writer import building, complete
+from pipelines.profiles import with_profiles
 from pipelines.read_events import DEAD_LETTERS, CutFn, ReadEventsFn
-from pipelines.reports import REPORTS, FailureReport, FileReport, KeyReport, Report, ShardReport, decode_reports
+from pipelines.reports import (
+    REPORTS,
+    FailureReport,
+    FileReport,
+    KeyReport,
+    Report,
+    ShardReport,
+    SketchReport,
+    decode_reports,
+)
 from pipelines.sink import SpilledRecord, WriteLinesFn, WriteReportsFn, WriteShardFn, shard_name, write_shard
 from pipelines.sources.files import InputFile, match_files
 from pipelines.spill import Extent
 from pipelines.splits import Splitter
 from pipelines.statistics import dataset_statistics
+from pipelines.validation import failure_lines, validate
 from pipelines.window_partitions import WindowPartitionFn
-from schemas.dataset import EventCounts, Manifest, Shard, Split
+from schemas.dataset import DatasetFolder, EventCounts, Manifest, Shard, Split, Statistics
 from schemas.errors import InputError
 from schemas.spec import Spec
 
@@ -47,6 +59,7 @@ def ingest(
     beam_args: Sequence[str] = (),
     all_origins: bool = False,
     overwrite: bool = False,
+    baseline: DatasetFolder | None = None,
 ) -> Manifest:
     """Reads events from files and writes a dataset.
 
@@ -55,17 +68,19 @@ def ingest(
 
     Args:
       spec: the stream.
-      inputs: paths and glob patterns of CSV files, plain or gzipped. Of two events with the same key and time the
-        first counts, files in this order.
+      inputs: paths, folders and glob patterns of files in the formats of `$.source.format`, plain, gzip or zstd. Of
+        two events with the same key and time the first counts, files in this order.
       output: the dataset's folder. It is there, whole, when the job has succeeded, and untouched otherwise.
       beam_args: Beam's options; the runner is the FnApiRunner in this process unless they name another.
       all_origins: one split `all` with every window, whether or not its horizon was observed; no `split` is needed.
       overwrite: replace the dataset that is there.
+      baseline: an earlier dataset to compare with, by the limits of `spec.checks`.
     Returns:
       The dataset's manifest.
     Raises:
       SpecError: the spec says no splits.
-      InputError: an input is missing or cannot be used, or has no window to train on.
+      InputError: an input is missing or cannot be used, has too many dead rows, has no window to train on, or is beyond
+        a limit of `spec.checks`.
       DatasetError: there is a dataset at `output` already, or something else.
     """
     splits = Splitter(spec, all_origins=all_origins).names
@@ -78,8 +93,11 @@ def ingest(
         manifest = _manifest(spec, files, splits, reports, folder)
         for line in _shortcomings(manifest):
             _LOGGER.warning("%s", line)
-        by_key = {report.key: report.moments for report in _keys(reports)}
-        complete(folder, manifest, dataset_statistics([feature.name for feature in spec.stream.features], by_key))
+        statistics = _statistics(spec, reports)
+        validation = validate(spec, statistics, baseline)
+        if validation.failures:
+            raise InputError("\n".join(f"{output}: not published: {line}" for line in failure_lines(validation)))
+        complete(folder, spec, manifest, statistics, validation)
     return manifest
 
 
@@ -150,6 +168,7 @@ def _manifest(
         reasons = ", ".join(f"{count} '{reason}'" for reason, count in events.dead_by_reason.items())
         rows = f"{events.rows} dead rows ({reasons})" if events.rows else "no row"
         raise InputError(f"{_names(files)}: expected events, got {rows}")
+    _require_few_dead(spec, files, events, folder)
     written = {report.shard.path: report.shard for report in reports if isinstance(report, ShardReport)}
     manifest = Manifest(
         spec=spec.semantic_document(),
@@ -164,6 +183,30 @@ def _manifest(
     return manifest
 
 
+def _require_few_dead(spec: Spec, files: Sequence[InputFile], events: EventCounts, folder: Path) -> None:
+    """Checks the share of dead rows; the message shows the first, since the dead letters go with the failed job."""
+    limit = spec.source.max_dead
+    if events.dead <= limit * events.rows:
+        return
+    first = min((folder / DEAD_LETTERS_FOLDER).iterdir())
+    with first.open("rb") as file:
+        letter = orjson.loads(file.readline())
+    reasons = ", ".join(f"{count} '{reason}'" for reason, count in events.dead_by_reason.items())
+    raise InputError(
+        f"{_names(files)}: expected at most {limit:.3%} dead rows ($.source.max_dead), got {events.dead} of "
+        f"{events.rows} ({reasons}); the first: {letter['source']}: {letter['detail']}"
+    )
+
+
+def _statistics(spec: Spec, reports: Sequence[Report]) -> Statistics:
+    keys = _keys(reports)
+    moments = {report.key: report.moments for report in keys}
+    profiles = {report.key: report.profile for report in keys}
+    sketches = [report.sketches for report in reports if isinstance(report, SketchReport)]
+    names = [feature.name for feature in spec.stream.features]
+    return with_profiles(dataset_statistics(names, moments), profiles, sketches)
+
+
 def _event_counts(reports: Sequence[Report]) -> EventCounts:
     rows, reasons = 0, Counter[str]()
     for report in reports:
@@ -173,9 +216,9 @@ def _event_counts(reports: Sequence[Report]) -> EventCounts:
     keys = _keys(reports)
     counts = EventCounts(
         rows=rows,
-        used=sum(report.used for report in keys),
-        duplicate=sum(report.duplicate for report in keys),
-        late=sum(report.late for report in keys),
+        used=sum(report.profile.used for report in keys),
+        duplicate=sum(report.profile.duplicate for report in keys),
+        late=sum(report.profile.late for report in keys),
         dead=reasons.total(),
         dead_by_reason=dict(sorted(reasons.items())),
     )

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
-from schemas.dataset import Moments, Shard
+from schemas.dataset import KeyProfile, Moments, Shard, SketchCounts
 from schemas.spec import Section
 
 REPORTS = "reports"
@@ -39,15 +39,20 @@ class KeySplit(Section):
 
 
 class KeyReport(Section):
-    """One key: its events by outcome, its windows by split, and moments of its train rows by feature."""
+    """One key: its profile, its windows by split, and moments of its train rows by feature."""
 
     kind: Literal["key"] = "key"
     key: str
-    used: int
-    duplicate: int
-    late: int
+    profile: KeyProfile
     splits: dict[str, KeySplit]
     moments: dict[str, Moments]
+
+
+class SketchReport(Section):
+    """The distribution of each feature over some of the keys."""
+
+    kind: Literal["sketches"] = "sketches"
+    sketches: dict[str, SketchCounts]
 
 
 class ShardReport(Section):
@@ -57,7 +62,7 @@ class ShardReport(Section):
     shard: Shard
 
 
-Report = Annotated[FileReport | FailureReport | KeyReport | ShardReport, Field(discriminator="kind")]
+Report = Annotated[FileReport | FailureReport | KeyReport | SketchReport | ShardReport, Field(discriminator="kind")]
 
 _LINE: TypeAdapter[Report] = TypeAdapter(Report)
 

@@ -30,17 +30,22 @@ def moments_by_feature(names: Sequence[str], rows: Sequence[tuple[Float32, Bool]
       names: the features.
       rows: values and mask, each (row, feature), of one stretch after the other.
     """
-    moments = {}
+    found = {}
     for index, name in enumerate(names):
         columns = [values[observed[:, index], index] for values, observed in rows]
-        column = np.concatenate(columns).astype(np.float64) if columns else np.empty(0)
-        if len(column):
-            mean = float(column.mean())
-            std = math.sqrt(float(np.square(column - mean).mean()))
-            moments[name] = Moments(
-                count=len(column), mean=mean, std=std, min=float(column.min()), max=float(column.max())
-            )
-    return moments
+        if of_column := moments(np.concatenate(columns) if columns else np.empty(0, np.float32)):
+            found[name] = of_column
+    return found
+
+
+def moments(values: Float32) -> Moments | None:
+    """Moments of float32 (value,); None where there is no value."""
+    if not len(values):
+        return None
+    column = values.astype(np.float64)
+    mean = float(column.mean())
+    std = math.sqrt(float(np.square(column - mean).mean()))
+    return Moments(count=len(column), mean=mean, std=std, min=float(column.min()), max=float(column.max()))
 
 
 def merge(left: Moments, right: Moments) -> Moments:

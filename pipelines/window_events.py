@@ -7,7 +7,8 @@ import numpy as np
 from pipelines.blocks import BlockLayout
 from pipelines.kernels.grid import Bool, Events, Float32, Int64, Outcome
 from pipelines.kernels.windowing import Windowing
-from pipelines.reports import KeyReport, KeySplit
+from pipelines.profiles import Profiler
+from pipelines.reports import KeyReport, KeySplit, SketchReport
 from pipelines.sink import Record, shard_name, shard_of
 from pipelines.splits import TRAIN, Splitter
 from pipelines.statistics import moments_by_feature, touched_rows
@@ -22,6 +23,7 @@ class KeyWindows:
         self._windowing = Windowing(spec)
         self._layout = BlockLayout(spec)
         self._splitter = Splitter(spec, all_origins=all_origins)
+        self._profiler = Profiler(spec)
         self._features = [feature.name for feature in spec.stream.features]
         self._past, self._horizon = spec.window.past, spec.window.horizon
         self._shards = spec.dataset.shards
@@ -58,9 +60,7 @@ class KeyWindows:
         count = np.bincount(outcomes, minlength=len(Outcome)).tolist()
         report = KeyReport(
             key=key,
-            used=count[Outcome.USED],
-            duplicate=count[Outcome.DUPLICATE],
-            late=count[Outcome.LATE],
+            profile=self._profiler.profile(events, count, runs),
             splits={
                 split: KeySplit(
                     windows=sum(map(len, steps)),
@@ -72,3 +72,7 @@ class KeyWindows:
             moments=moments_by_feature(self._features, train_rows),
         )
         return records, report
+
+    def take_sketches(self) -> SketchReport:
+        """The distributions of all keys since the last call."""
+        return SketchReport(sketches=self._profiler.take_sketches())

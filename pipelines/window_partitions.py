@@ -37,4 +37,5 @@ class WindowPartitionFn(beam.DoFn):  # type: ignore[misc]
                 for name, (key_bytes, first, count, framed) in found:
                     records.append((name, (key_bytes, first, count, writer.append(framed))))
                 yield TaggedOutput(REPORTS, encode_report(report))
+        yield TaggedOutput(REPORTS, encode_report(self._windows.take_sketches()))
         yield from records

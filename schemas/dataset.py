@@ -2,8 +2,11 @@
 
     DATASET/
       manifest.json              `Manifest`: spec, fingerprints, counts, files; nothing that differs between two runs
-      stats.json                 `Statistics`: what normalisation needs, from the train split's rows
+      stats.json                 `Statistics`: what normalisation needs, and what the data are like
       schema.pbtxt               tensorflow-metadata's Schema of one record
+      features.pbtxt             ... and of the features
+      feature_stats.pb           tensorflow-metadata's DatasetFeatureStatisticsList, for TFDV and Facets
+      validation.json            `Validation`: what was checked, and against which dataset
       train-00000-of-00001.tfrecord, validation-..., test-...
       COMPLETED                  written last; without it the folder is no dataset
 
@@ -42,6 +45,9 @@ BLOCK_ORIGINS = "origins"
 MANIFEST_FILE = "manifest.json"
 STATISTICS_FILE = "stats.json"
 SCHEMA_FILE = "schema.pbtxt"
+FEATURES_FILE = "features.pbtxt"
+FEATURE_STATISTICS_FILE = "feature_stats.pb"
+VALIDATION_FILE = "validation.json"
 COMPLETED_FILE = "COMPLETED"
 
 ALL_ORIGINS = "all"
@@ -103,14 +109,89 @@ class Moments(Section):
     max: float
 
 
-class Statistics(Section):
-    """Observed values of the train split's rows, each row once: by feature, and by key and feature.
+QUANTILE_LEVELS = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 
-    A feature or key without an observed value is left out.
+
+class FeatureProfile(Section):
+    """One feature over the closed steps of a key, or of all keys.
+
+    `steps` reach from a key's first closed step to its last; `missing` of them have no observed value. `quantiles` are
+    those of `QUANTILE_LEVELS`, each to within 0.8 % of itself (a category's exactly); there is none, and no `moments`,
+    where nothing was observed. A gap is a stretch of missing steps between two observed ones; `longest_constant` is how
+    many observed values in a row were the same.
+    """
+
+    steps: int
+    missing: int
+    moments: Moments | None
+    quantiles: tuple[float, ...]
+    gaps: int
+    longest_gap: int
+    longest_constant: int
+
+
+class KeyProfile(Section):
+    """One key: its events by outcome, how regularly they came, and its features.
+
+    `interval_ms` is the most frequent time from one event to the next, and `regularity` its share; both None where the
+    key has fewer than two times. `stale_ms` is how far its last event is behind the dataset's last.
+    """
+
+    used: int
+    duplicate: int
+    late: int
+    first_event_ms: int
+    last_event_ms: int
+    stale_ms: int = 0
+    interval_ms: int | None
+    regularity: float | None
+    features: dict[str, FeatureProfile]
+
+
+class SketchCounts(Section):
+    """A feature's distribution, as `pipelines.kernels.sketch.Sketch` counts it: buckets ascending, and their counts."""
+
+    bits: int
+    bucket: tuple[int, ...]
+    count: tuple[int, ...]
+
+
+class Statistics(Section):
+    """What normalisation needs, and what the data are like.
+
+    `features` and `keys` are of observed values of the train split's rows, each row once: by feature, and by key and
+    feature; a feature or key without an observed value is left out. The rest is of all closed steps, whatever split:
+    `profiles` and `sketches` by feature (calendars left out), `key_profiles` by key.
     """
 
     features: dict[str, Moments]
     keys: dict[str, dict[str, Moments]]
+    profiles: dict[str, FeatureProfile] = {}
+    sketches: dict[str, SketchCounts] = {}
+    key_profiles: dict[str, KeyProfile] = {}
+
+
+class Check(Section):
+    """One thing that was looked at. `passed` is whether `value` is at most `limit`; with no limit it is only said."""
+
+    name: str
+    feature: str | None
+    value: float
+    limit: float | None
+    passed: bool
+    detail: str
+
+
+class Validation(Section):
+    """The checks of a dataset; `baseline` is the fingerprint of the dataset that it was compared with."""
+
+    baseline: str | None
+    checks: tuple[Check, ...]
+
+    @property
+    def failures(self) -> tuple[Check, ...]:
+        """The checks that did not pass."""
+        return tuple(check for check in self.checks if not check.passed)
 
 
 class DatasetFolder:

@@ -148,7 +148,6 @@ class EventReader:
         self.fields = tuple(Field.of(feature, self._missing) for feature in stream.features if feature.calendar is None)
         self.columns = tuple(dict.fromkeys(field.name for field in self.fields if field.table is None))
         """The event's fields that features come from."""
-        self._by_column = {field.name: field for field in self.fields if field.table is None}
         self._zone = ZoneInfo(stream.time.zone)
         self._format = stream.time.format
         self._start_ms, self._end_ms = stream.time_range
@@ -239,11 +238,3 @@ class EventReader:
                 raise ValueError
             return number
         return math.floor(float(value) * 1_000)
-
-    def read_number(self, value: Any, name: str) -> float:
-        """The number that a JSON value of the event's field `name` stands for, NaN where missing."""
-        return self._by_column[name].read_json(value)
-
-    def read_number_text(self, text: str, name: str) -> float:
-        """The number that a file's text in the event's field `name` stands for, NaN where missing."""
-        return self._by_column[name].read_text(text)

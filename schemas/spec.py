@@ -1,8 +1,8 @@
 """The spec: one YAML file that describes a stream and drives ingest, training, live predictions and retraining.
 
 Two kinds of section. The *semantic* ones (`stream`, `grid`, `window`, `split`, `model`, `training`) say what the
-windows and the model are; their canonical form is hashed into fingerprints. The *settings* (`source`, `dataset`,
-`kafka`, `serving`, `paths`) say where and how it runs; environment variables override them
+windows and the model are; their canonical form is hashed into fingerprints. The *settings* (`source`, `checks`,
+`dataset`, `kafka`, `serving`, `paths`) say where and how it runs; environment variables override them
 (`TIDEGAUGE_KAFKA__BOOTSTRAP_SERVERS=...`).
 
 All times and durations are int milliseconds in code; `schemas.units` reads what YAML writes.
@@ -108,6 +108,11 @@ class Feature(Section):
             if isinstance(value, str) != text or (self.type == "integer" and not float(value).is_integer()):
                 raise ValueError(f"the table's value for '{key}' must be of the type '{self.type}', got {value!r}")
         return self
+
+    @property
+    def categorical(self) -> bool:
+        """Whether its cells are indices of categories; how many texts there were is a number."""
+        return self.type == "category" and self.aggregate == "last"
 
 
 class EventTime(Section):
@@ -392,8 +397,30 @@ class Source(Section):
     """A greater share of dead rows fails the job before it publishes."""
 
 
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Checks(Section):
+    """What a dataset may be like: beyond a limit it is not published. What has no limit is only reported.
+
+    All but `max_missing` compare it with a baseline, an earlier dataset, where one is given.
+    """
+
+    max_missing: Share | None = None
+    """Of the steps of each feature, from each key's first to its last, how many may have no observed value."""
+    max_missing_rise: Share | None = None
+    """By how much that share may be above the baseline's."""
+    max_drift: Share | None = None
+    """The Jensen-Shannon divergence (base 2) of each feature's distribution from the baseline's."""
+    max_new_keys: Share | None = None
+    """Of the keys, how many the baseline may lack."""
+    max_broken_step: Share | None = None
+    """Of the keys that both have, how many may have another most frequent time between events."""
+
+
 class Dataset(Section):
     """How windows are laid into files."""
+
 
     block_windows: Count = 4096
     """At most so many consecutive windows of one key share a record."""
@@ -451,6 +478,7 @@ class Spec(Section):
     model: LstmModel | None = None
     training: Training = Training()
     source: Source = Source()
+    checks: Checks = Checks()
     dataset: Dataset = Dataset()
     kafka: Kafka = Kafka()
     serving: Serving = Serving()
@@ -558,7 +586,7 @@ def fingerprint_of(form: Mapping[str, Any]) -> str:
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 _ENVIRONMENT_PREFIX = "TIDEGAUGE_"
-_SETTINGS = ("source", "dataset", "kafka", "serving", "paths")
+_SETTINGS = ("source", "checks", "dataset", "kafka", "serving", "paths")
 
 
 class _StrictLoader(yaml.SafeLoader):
