@@ -5,15 +5,20 @@ FOLDER/half_plus_three/123    y = x/2 + 3
 FOLDER/two_versions/123, 124  half_plus_two twice
 FOLDER/counter/1              a TF1 reference variable: get_counter, incr_counter, reset_counter, incr_counter_by
 FOLDER/identity/1             y = x of any shape; s: strings; every dtype by its name
-FOLDER/masked_mean/1          mean over the observed steps of (batch, time): wrong if padding is looked at
+FOLDER/masked_sequences/1     an LSTM and attention with a mask; alone.npz: what each length gives by itself
+FOLDER/weighty/1              half_plus_two with 64 MB of variables
+FOLDER/models.config          serves the first five, half_plus_two as "default"
+FOLDER/monitoring.config      a Prometheus page
 """
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import tensorflow as tf
 
 v1 = tf.compat.v1
@@ -115,18 +120,40 @@ def identity(path: Path) -> None:
         _save(session, path, signatures)
 
 
-def masked_mean(path: Path) -> None:
-    """The mean over the observed steps of each row."""
-    with tf.Graph().as_default(), v1.Session() as session:
-        values = v1.placeholder(tf.float32, [None, None], name="values")
-        observed = v1.placeholder(tf.bool, [None, None], name="observed")
-        weight = tf.cast(observed, tf.float32)
-        mean = tf.reduce_sum(values * weight, axis=1) / tf.reduce_sum(weight, axis=1)
-        _save(
-            session,
-            path,
-            {"serving_default": _signature({"values": values, "observed": observed}, {"mean": mean}, _PREDICT)},
-        )
+def masked_sequences(path: Path) -> None:
+    """An LSTM and attention that ignore unobserved steps, and what they give for lengths 1 to 12, each by itself."""
+    import keras
+
+    keras.utils.set_random_seed(3)
+    values = keras.layers.Input((None, 3), name="values")
+    observed = keras.layers.Input((None,), name="observed", dtype="bool")
+    state = keras.layers.LSTM(8)(values, mask=observed)
+    attended = keras.layers.MultiHeadAttention(2, 4)(values, values, attention_mask=observed[:, None, :])
+    weight = keras.ops.cast(observed, "float32")[:, :, None]
+    pooled = keras.ops.sum(attended * weight, axis=1) / keras.ops.sum(weight, axis=1)
+    model = keras.Model([values, observed], keras.layers.Dense(2)(keras.layers.Concatenate()([state, pooled])))
+    archive = keras.export.ExportArchive()
+    archive.track(model)
+    archive.add_endpoint(
+        "serve",
+        lambda values, observed: {"y": model([values, observed])},
+        input_signature=[
+            tf.TensorSpec([None, None, 3], tf.float32, name="values"),
+            tf.TensorSpec([None, None], tf.bool, name="observed"),
+        ],
+    )
+    archive.write_out(str(path), verbose=False)
+    declared = {"pad": {"values": 0.0, "observed": False}, "buckets": [4, 8, 16]}
+    extra = path / "assets.extra"
+    extra.mkdir(exist_ok=True)
+    (extra / "model.json").write_text(json.dumps({"sequence_padding": {"serving_default": declared}}))
+    random = np.random.default_rng(4)
+    alone = {}
+    for length in range(1, 13):
+        x = random.normal(size=(2, length, 3)).astype(np.float32)
+        alone[f"x{length}"] = x
+        alone[f"y{length}"] = model([x, np.ones((2, length), bool)]).numpy()
+    np.savez(path.parent / "alone.npz", **alone)
 
 
 def weighty(path: Path) -> None:
@@ -147,7 +174,7 @@ def write(folder: Path) -> None:
         shutil.copytree(folder / "half_plus_two" / "123", folder / "two_versions" / version)
     counter(folder / "counter" / "1")
     identity(folder / "identity" / "1")
-    masked_mean(folder / "masked_mean" / "1")
+    masked_sequences(folder / "masked_sequences" / "1")
     weighty(folder / "weighty" / "1")
     (folder / "models.config").write_text(MODELS_CONFIG.replace("FOLDER", str(folder)))
     (folder / "monitoring.config").write_text("prometheus_config { enable: true }\n")

@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+import urllib.request
 
 import numpy as np
 import pytest
@@ -15,6 +16,9 @@ from streaming.model_server.metrics import Metrics
 from streaming.model_server.sequence_padding import SequencePadding, read_sequence_padding
 from streaming.model_server.signature import TensorRef
 from streaming.model_server.status import Code, StatusError
+from streaming.serving_protos import PredictRequest
+from streaming.tensors import decode_tensor, encode_tensor
+from tests.conformance.server_process import ServerProcess
 
 X = TensorRef("s", "x", "x:0", 1)
 MASK = TensorRef("s", "mask", "mask:0", 10)
@@ -255,6 +259,44 @@ def test_e11_lengths_share_a_bucket_and_results_stay():
         assert np.array_equal(mean, alone_mean)
         assert np.array_equal(sums, alone_sums)
     assert sorted(set(seen)) == [(2, 4), (2, 8), (2, 9), (2, 10)]
+
+
+def test_e11_an_lstm_and_attention_give_the_same_for_every_mix_of_lengths(models, tmp_path):
+    alone = np.load(models / "masked_sequences" / "alone.npz")
+    flags = (
+        "--model_name=m",
+        f"--model_base_path={models / 'masked_sequences'}",
+        "--enable_batching",
+        "--rest_api_port=-1",
+        f"--monitoring_config_file={models / 'monitoring.config'}",
+    )
+    differences = []
+    with ServerProcess(tmp_path, *flags) as server:
+
+        def client(seed):
+            random = np.random.default_rng(seed)
+            for length in random.permutation(np.arange(1, 13)):
+                request = PredictRequest(model_spec={"name": "m"})
+                request.inputs["values"].CopyFrom(encode_tensor(inputs[length]))
+                request.inputs["observed"].CopyFrom(encode_tensor(np.ones((2, length), bool)))
+                y = decode_tensor(server.prediction.Predict(request, timeout=60).outputs["y"])
+                differences.append(np.abs(y - expected[length]).max())
+
+        inputs = {length: alone[f"x{length}"] for length in range(1, 13)}
+        expected = {length: alone[f"y{length}"] for length in range(1, 13)}
+        threads = [threading.Thread(target=client, args=(seed,)) for seed in range(12)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        with urllib.request.urlopen(server.rest + "/monitoring/prometheus/metrics", timeout=10) as page:
+            text = page.read().decode()
+    alone.close()
+    assert len(differences) == 144
+    assert max(differences) < 1e-5
+    name = ":tensorflow:serving:batching_session:wrapped_run_count{"
+    (batches,) = [line for line in text.splitlines() if line.startswith(name)]
+    assert int(batches.split()[-1]) < 144
 
 
 @pytest.mark.parametrize(
