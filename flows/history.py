@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from pipelines.chunks import positions
 from pipelines.sources.event_batch import DeadRow
 from pipelines.sources.files import match_files
-from pipelines.sources.inputs import Inputs
+from pipelines.sources.inputs import KAFKA, Inputs
+from schemas.errors import InputError
 from schemas.event import EventReader
 from schemas.spec import Spec
 from schemas.units import ms_to_iso
@@ -43,6 +44,10 @@ class History:
         Raises:
           InputError: a file is missing, or is none with the spec's fields.
         """
+        if any(pattern.startswith(KAFKA) for pattern in inputs):
+            raise InputError(
+                "expected files, got a topic: this reads history in the order of event times, not of arrival"
+            )
         source = Inputs(spec)
         none = np.empty(0, np.int64)
         keys, times, places = [np.empty(0, object)], [none], [none]

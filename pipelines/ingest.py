@@ -34,7 +34,8 @@ from pipelines.reports import (
     decode_reports,
 )
 from pipelines.sink import SpilledRecord, WriteLinesFn, WriteReportsFn, WriteShardFn, shard_name, write_shard
-from pipelines.sources.files import InputFile, match_files
+from pipelines.sources.files import InputFile
+from pipelines.sources.inputs import match_inputs
 from pipelines.spill import Extent
 from pipelines.splits import Splitter
 from pipelines.statistics import dataset_statistics
@@ -68,8 +69,9 @@ def ingest(
 
     Args:
       spec: the stream.
-      inputs: paths, folders and glob patterns of files in the formats of `$.source.format`, plain, gzip or zstd. Of
-        two events with the same key and time the first counts, files in this order.
+      inputs: paths, folders and glob patterns of files in the formats of `$.source.format`, plain, gzip or zstd; or
+        ranges of topics (`pipelines.sources.kafka_source`). Of two events with the same key and time the first counts,
+        files in this order.
       output: the dataset's folder. It is there, whole, when the job has succeeded, and untouched otherwise.
       beam_args: Beam's options; the runner is the FnApiRunner in this process unless they name another.
       all_origins: one split `all` with every window, whether or not its horizon was observed; no `split` is needed.
@@ -84,7 +86,7 @@ def ingest(
       DatasetError: there is a dataset at `output` already, or something else.
     """
     splits = Splitter(spec, all_origins=all_origins).names
-    files = match_files(inputs)
+    files = match_inputs(spec, inputs)
     with building(Path(output), overwrite=overwrite) as folder:
         run_pipeline(lambda pipeline: _build(pipeline, spec, files, folder.absolute(), all_origins), beam_args)
         reports = _take_reports(folder)
@@ -171,6 +173,7 @@ def _manifest(
     _require_few_dead(spec, files, events, folder)
     written = {report.shard.path: report.shard for report in reports if isinstance(report, ShardReport)}
     manifest = Manifest(
+        layout=spec.dataset.layout,
         spec=spec.semantic_document(),
         fingerprint=spec.fingerprint,
         window_fingerprint=spec.window_fingerprint,

@@ -14,7 +14,7 @@ from pipelines.sources.event_batch import EventBatch
 from pipelines.sources.files import InputFile
 from pipelines.sources.inputs import Inputs, Piece
 from pipelines.spill import Extent, SpillWriter
-from schemas.errors import InputError
+from schemas.errors import TidegaugeError
 from schemas.spec import Spec
 
 DEAD_LETTERS = "dead_letters"
@@ -38,7 +38,7 @@ class CutFn(beam.DoFn):  # type: ignore[misc]
         """Takes an input file."""
         try:
             yield from Inputs(self._spec).pieces(file)
-        except InputError as exc:
+        except TidegaugeError as exc:
             yield _failure(file, exc)
 
 
@@ -84,7 +84,7 @@ class ReadEventsFn(beam.DoFn):  # type: ignore[misc]
                         letters.append((batch.dead[0][0], writer.append(lines)))
                         reasons.update(dead.reason for _, dead in batch.dead)
                 spill()
-        except InputError as exc:
+        except TidegaugeError as exc:
             yield _failure(piece.file, exc)
             return
         yield from chunks
@@ -93,5 +93,5 @@ class ReadEventsFn(beam.DoFn):  # type: ignore[misc]
         yield TaggedOutput(REPORTS, encode_report(FileReport(rows=rows, dead_by_reason=dict(reasons))))
 
 
-def _failure(file: InputFile, exc: InputError) -> TaggedOutput:
+def _failure(file: InputFile, exc: TidegaugeError) -> TaggedOutput:
     return TaggedOutput(REPORTS, encode_report(FailureReport(file=file.index, message=str(exc))))

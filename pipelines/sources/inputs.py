@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from pipelines.sources.arrow_source import ArrowSource, ParquetSource
 from pipelines.sources.avro_source import AvroSource
 from pipelines.sources.csv_source import CsvSource
 from pipelines.sources.event_batch import SourceBatch
-from pipelines.sources.files import InputFile, open_input, open_raw
+from pipelines.sources.files import InputFile, match_files, open_input, open_raw
 from pipelines.sources.json_source import JsonSource
 from pipelines.sources.tfrecord_source import TFRecordSource
+from schemas.errors import InputError
 from schemas.spec import Spec
 
 _PIECES = 64
 """At most so many pieces a file: enough for many workers, and each still long enough to be read at full speed."""
+
+KAFKA = "kafka:"
+"""What an input that is a topic begins with (`pipelines.sources.kafka_source`)."""
 
 _FORMATS = {
     "csv": "csv",
@@ -38,6 +42,26 @@ class Piece:
 
     file: InputFile
     parts: tuple[int, int] | None = None
+
+
+def match_inputs(spec: Spec, patterns: Sequence[str]) -> tuple[InputFile, ...]:
+    """What patterns name: files (`match_files`), or ranges of topics, each as if it were a file.
+
+    Raises:
+      InputError: a pattern names nothing, or some are topics and some files.
+      BrokerError: a topic cannot be looked at.
+    """
+    topics = [pattern for pattern in patterns if pattern.startswith(KAFKA)]
+    if not topics:
+        return match_files(patterns)
+    if len(topics) < len(patterns):
+        raise InputError("expected either files or topics, got both: they have no common order of arrival")
+    from pipelines.sources.kafka_source import match_ranges
+
+    ranges = dict.fromkeys(path for pattern in topics for path in match_ranges(spec, pattern))
+    if not ranges:
+        raise InputError(f"{', '.join(topics)}: expected records, got none")
+    return tuple(InputFile(index, path) for index, path in enumerate(ranges))
 
 
 class Inputs:
@@ -72,8 +96,14 @@ class Inputs:
 
         Raises:
           InputError: the file cannot be used.
+          BrokerError: the topic cannot be read.
         """
         file = piece.file
+        if file.path.startswith(KAFKA):
+            from pipelines.sources.kafka_source import KafkaSource
+
+            yield from KafkaSource(self._spec).read(file)
+            return
         source = self._columnar(file)
         if source is None:
             with open_input(file.path) as opened:
@@ -83,6 +113,8 @@ class Inputs:
                 yield from source.read(opened, file, *piece.parts)
 
     def _columnar(self, file: InputFile) -> ParquetSource | ArrowSource | None:
+        if file.path.startswith(KAFKA):
+            return None
         match self._format(file):
             case "parquet":
                 return ParquetSource(self._spec)

@@ -38,12 +38,16 @@ class JsonSource:
         Raises:
           InputError: it cannot be read to its end.
         """
-        text = TextReader(self._reader, _JsonParser(self._reader, self._fields(file), file), file)
+        text = self.rows(file)
         for records in read_records(opened, file.path, quotes=False):
             if isinstance(records, Oversized):
                 yield text.oversized(records)
             elif len(records):
                 yield text.block(records)
+
+    def rows(self, file: InputFile, *, mark: str = ":") -> TextReader:
+        """Reads blocks of JSON texts that come one after the other; `mark` as of `TextReader`."""
+        return TextReader(self._reader, _JsonParser(self._reader, self._fields(file), file), file, mark=mark)
 
     def _fields(self, file: InputFile) -> dict[str, pa.DataType]:
         reader = self._reader

@@ -39,10 +39,17 @@ class RowParser(Protocol):
 
 
 class TextReader:
-    """Reads blocks of records of one file, in its order."""
+    """Reads blocks of records of one file, in its order.
 
-    def __init__(self, reader: ColumnReader, parser: RowParser, file: InputFile) -> None:
-        self._reader, self._parser, self._file = reader, parser, file
+    Args:
+      reader: checks what is parsed.
+      parser: parses records.
+      file: the file.
+      mark: stands between the file and a record's line where a dead row says where it was.
+    """
+
+    def __init__(self, reader: ColumnReader, parser: RowParser, file: InputFile, *, mark: str = ":") -> None:
+        self._reader, self._parser, self._file, self._mark = reader, parser, file, mark
         self._row = 0
 
     def block(self, records: Records) -> SourceBatch:
@@ -77,13 +84,13 @@ class TextReader:
     def oversized(self, record: Oversized) -> SourceBatch:
         """The file's next record, which was too long to be kept."""
         detail = f"expected a row of at most {MAX_RECORD} bytes, got {record.size}"
-        source = f"{self._file.path}:{record.line}"
+        source = f"{self._file.path}{self._mark}{record.line}"
         dead = DeadRow(source, "decode", detail, record.head, record.size, record.sha256)
         self._row += 1
         return SourceBatch(self._parser.width, self._reader.no_events(), ((self._row - 1, dead),) * self._parser.width)
 
     def _single(self, record: bytes, line: int) -> Iterator[Event | DeadRow]:
-        source = f"{self._file.path}:{line}"
+        source = f"{self._file.path}{self._mark}{line}"
         try:
             for read, cells in self._parser.events(record):
                 if isinstance(read, Event):
