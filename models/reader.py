@@ -28,6 +28,8 @@ BLOCKS_AT_ONCE = 16
 """Blocks that are cut together; when shuffling, a batch mixes their windows."""
 SHUFFLED_BLOCKS = 64
 """Blocks that wait in memory, still serialised, to be drawn from."""
+SHUFFLED_WINDOWS = 4096
+"""As many records of the window layout."""
 
 _FEATURES = {
     BLOCK_KEY: tf.io.FixedLenFeature((), tf.string),
@@ -44,7 +46,7 @@ def windows(
     """The windows of a split, each exactly once, in batches.
 
     Args:
-      folder: a dataset of the block layout.
+      folder: a dataset.
       split: its name.
       batch_size: windows a batch; the last batch of a pass holds the rest.
       shuffle_seed: shuffles the windows, in another order each pass, the same orders for the same seed; None keeps the
@@ -57,29 +59,61 @@ def windows(
       what belongs to them: `target_values` float32 (batch, horizon, target), `target_observed` bool, the same shape,
       and `origin_ms` int64 (batch,).
     Raises:
-      DatasetError: there is no such split, a file of it is missing, or the layout is another one.
+      DatasetError: there is no such split, a file of it is missing, or the layout is unknown.
     """
-    if folder.manifest.layout != "block":
-        raise DatasetError(f"{folder.path}: expected the layout 'block', got '{folder.manifest.layout}'")
     count, paths = folder.split(split).windows, folder.shard_paths(split)
     for path in paths:
         if not path.is_file():
             raise DatasetError(f"{path}: expected a file of the split '{split}', got none")
 
-    cutter = _Cutter(folder.spec, batch_size)
-    blocks = tf.data.TFRecordDataset([str(path) for path in paths])
-    if shuffle_seed is not None:
-        blocks = blocks.shuffle(SHUFFLED_BLOCKS, seed=shuffle_seed, reshuffle_each_iteration=True)
-    groups = blocks.batch(BLOCKS_AT_ONCE)
-    if shuffle_seed is None:
-        batches = groups.flat_map(cutter.in_order)
-    else:
-        seeds = tf.data.Dataset.random(seed=shuffle_seed, rerandomize_each_iteration=True).batch(2)
-        batches = tf.data.Dataset.zip(groups, seeds).flat_map(cutter.shuffled)
+    if folder.manifest.layout not in _LAYOUTS:
+        raise DatasetError(f"{folder.path}: expected a layout of {sorted(_LAYOUTS)}, got '{folder.manifest.layout}'")
+    records = tf.data.TFRecordDataset([str(path) for path in paths])
+    batches = _LAYOUTS[folder.manifest.layout](records, folder.spec, batch_size, shuffle_seed)
     if repeat:
         return batches.repeat().rebatch(batch_size).prefetch(tf.data.AUTOTUNE)
     whole = batches.rebatch(batch_size).apply(tf.data.experimental.assert_cardinality(math.ceil(count / batch_size)))
     return whole.prefetch(tf.data.AUTOTUNE)
+
+
+def _from_windows(records: Any, spec: Spec, batch_size: int, shuffle_seed: int | None) -> Any:
+    """Batches of the window layout."""
+    features = spec.stream.features
+    past, horizon = spec.window.past, spec.window.horizon
+    counts = {role: sum(feature.role == role for feature in features) for role in ("target", "future", "static")}
+    shapes = {
+        "past_values": (past, len(features)),
+        "past_observed": (past, len(features)),
+        "target_values": (horizon, counts["target"]),
+        "target_observed": (horizon, counts["target"]),
+        "future_values": (horizon, counts["future"]),
+        "static_values": (counts["static"],),
+    }
+    parts = {name: shape for name, shape in shapes.items() if 0 not in shape}
+    dtypes = {name: tf.float32 if name.endswith("values") else tf.int64 for name in parts}
+    forms = {name: tf.io.FixedLenFeature(shape, dtypes[name]) for name, shape in parts.items()}
+    forms |= {"key": tf.io.FixedLenFeature((), tf.string), "origin_ms": tf.io.FixedLenFeature((), tf.int64)}
+
+    def parse(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
+        batch: dict[str, tf.Tensor] = tf.io.parse_example(serialized, forms)
+        return {name: tf.cast(part, tf.bool) if name.endswith("observed") else part for name, part in batch.items()}
+
+    if shuffle_seed is not None:
+        records = records.shuffle(SHUFFLED_WINDOWS, seed=shuffle_seed, reshuffle_each_iteration=True)
+    return records.batch(batch_size).map(parse, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+def _from_blocks(records: Any, spec: Spec, batch_size: int, shuffle_seed: int | None) -> Any:
+    """Batches of the block layout."""
+    cutter = _Cutter(spec, batch_size)
+    if shuffle_seed is None:
+        return records.batch(BLOCKS_AT_ONCE).flat_map(cutter.in_order)
+    blocks = records.shuffle(SHUFFLED_BLOCKS, seed=shuffle_seed, reshuffle_each_iteration=True)
+    seeds = tf.data.Dataset.random(seed=shuffle_seed, rerandomize_each_iteration=True).batch(2)
+    return tf.data.Dataset.zip(blocks.batch(BLOCKS_AT_ONCE), seeds).flat_map(cutter.shuffled)
+
+
+_LAYOUTS = {"block": _from_blocks, "window": _from_windows}
 
 
 class _Cutter:

@@ -1,4 +1,4 @@
-"""`schema.pbtxt`: tensorflow-metadata's Schema of one record of the block layout."""
+"""`schema.pbtxt`: tensorflow-metadata's Schema of one record."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from google.protobuf import text_format
 from tensorflow_metadata.proto.v0 import schema_pb2
 
 from schemas.dataset import BLOCK_FIRST_STEP, BLOCK_KEY, BLOCK_OBSERVED, BLOCK_ORIGINS, BLOCK_VALUES
+from schemas.spec import Spec
 
 _FIELDS = (
     (BLOCK_KEY, schema_pb2.BYTES, True, "The key, UTF-8."),
@@ -16,13 +17,43 @@ _FIELDS = (
 )
 
 
-def schema_text() -> str:
-    """The schema in protobuf's text format."""
+def schema_text(spec: Spec) -> str:
+    """The schema of the spec's layout in protobuf's text format."""
+    schema = _block_schema() if spec.dataset.layout == "block" else _window_schema(spec)
+    text: str = text_format.MessageToString(schema)
+    return text
+
+
+def _window_schema(spec: Spec) -> schema_pb2.Schema:
+    roles = [feature.role for feature in spec.stream.features]
+    past, horizon = spec.window.past, spec.window.horizon
+    shapes = {
+        "past_values": (past, len(roles)),
+        "past_observed": (past, len(roles)),
+        "target_values": (horizon, roles.count("target")),
+        "target_observed": (horizon, roles.count("target")),
+        "future_values": (horizon, roles.count("future")),
+        "static_values": (roles.count("static"),),
+    }
+    schema = schema_pb2.Schema()
+    for name, shape in shapes.items():
+        if 0 not in shape:
+            feature = schema.feature.add(name=name, type=schema_pb2.FLOAT if "values" in name else schema_pb2.INT)
+            feature.presence.min_fraction = 1.0
+            for size in shape:
+                feature.shape.dim.add(size=size)
+    for name, kind in (("key", schema_pb2.BYTES), ("origin_ms", schema_pb2.INT)):
+        feature = schema.feature.add(name=name, type=kind)
+        feature.presence.min_fraction = 1.0
+        feature.shape.SetInParent()
+    return schema
+
+
+def _block_schema() -> schema_pb2.Schema:
     schema = schema_pb2.Schema()
     for name, kind, required, description in _FIELDS:
         feature = schema.feature.add(name=name, type=kind)
         feature.value_count.min = feature.value_count.max = 1
         feature.presence.min_fraction = 1.0 if required else 0.0
         feature.annotation.comment.append(description)
-    text: str = text_format.MessageToString(schema)
-    return text
+    return schema

@@ -66,7 +66,7 @@ def complete(folder: Path, spec: Spec, manifest: Manifest, statistics: Statistic
     text = manifest.model_dump_json(indent=2).encode() + b"\n"
     (folder / STATISTICS_FILE).write_text(statistics.model_dump_json(indent=2) + "\n")
     (folder / VALIDATION_FILE).write_text(validation.model_dump_json(indent=2) + "\n")
-    (folder / SCHEMA_FILE).write_text(schema_text())
+    (folder / SCHEMA_FILE).write_text(schema_text(spec))
     (folder / FEATURES_FILE).write_text(features_text(spec))
     (folder / FEATURE_STATISTICS_FILE).write_bytes(feature_statistics(spec, statistics))
     (folder / MANIFEST_FILE).write_bytes(text)

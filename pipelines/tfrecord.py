@@ -5,6 +5,8 @@ from __future__ import annotations
 import struct
 
 import google_crc32c
+import numpy as np
+from numpy.typing import NDArray
 
 _MASK_DELTA = 0xA282EAD8
 
@@ -13,6 +15,18 @@ def frame(record: bytes) -> bytes:
     """A record as it stands in a TFRecord file."""
     length = struct.pack("<Q", len(record))
     return b"".join((length, masked_crc(length), record, masked_crc(record)))
+
+
+def frame_table(records: NDArray[np.uint8]) -> bytes:
+    """Records of one length, uint8 (record, octet), as they stand in a TFRecord file one after the other."""
+    count, size = records.shape
+    length = struct.pack("<Q", size)
+    framed = np.empty((count, size + 16), np.uint8)
+    framed[:, :12] = np.frombuffer(length + masked_crc(length), np.uint8)
+    framed[:, 12:-4] = records
+    for row in framed:
+        row[-4:] = np.frombuffer(masked_crc(row[12:-4].tobytes()), np.uint8)
+    return framed.tobytes()
 
 
 def masked_crc(data: bytes) -> bytes:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
-from pipelines.blocks import BlockLayout
+from pipelines.blocks import Block, BlockLayout
 from pipelines.kernels.grid import Bool, Events, Float32, Int64, Outcome
 from pipelines.kernels.windowing import Windowing
 from pipelines.profiles import Profiler
@@ -13,6 +15,7 @@ from pipelines.sink import Record, shard_name, shard_of
 from pipelines.splits import TRAIN, Splitter
 from pipelines.statistics import moments_by_feature, touched_rows
 from pipelines.tfrecord import frame
+from pipelines.window_examples import WindowLayout
 from schemas.spec import Spec
 
 
@@ -22,6 +25,7 @@ class KeyWindows:
     def __init__(self, spec: Spec, *, all_origins: bool) -> None:
         self._windowing = Windowing(spec)
         self._layout = BlockLayout(spec)
+        self._encode = WindowLayout(spec).encode if spec.dataset.layout == "window" else _framed
         self._splitter = Splitter(spec, all_origins=all_origins)
         self._profiler = Profiler(spec)
         self._features = [feature.name for feature in spec.stream.features]
@@ -55,8 +59,8 @@ class KeyWindows:
                     train_rows.append((run.steps.values[touched], run.steps.observed[touched]))
                 name = shard_name(split, shard, self._shards)
                 for block in self._layout.blocks(run.steps, end):
-                    record = (key.encode(), block.first_step, block.windows, frame(block.encode(key)))
-                    records.append((name, record))
+                    for first_step, windows, framed in self._encode(key, block):
+                        records.append((name, (key.encode(), first_step, windows, framed)))
         count = np.bincount(outcomes, minlength=len(Outcome)).tolist()
         report = KeyReport(
             key=key,
@@ -76,3 +80,7 @@ class KeyWindows:
     def take_sketches(self) -> SketchReport:
         """The distributions of all keys since the last call."""
         return SketchReport(sketches=self._profiler.take_sketches())
+
+
+def _framed(key: str, block: Block) -> Iterator[tuple[int, int, bytes]]:
+    yield block.first_step, block.windows, frame(block.encode(key))

@@ -21,6 +21,11 @@ which the reader cuts many windows. Its features (`BLOCK_*`, each with one value
 | `observed`   | bytes | bits (row, feature), least significant first; left out where all are observed |
 | `origins`    | bytes | bits (candidate,), least significant first; left out where every candidate is a window |
 
+A record of the window layout is one window, under the names of the model's inputs (so it is also what the signature
+`serving_examples` takes): `past_values` and `past_observed` (past * feature values), `future_values` and
+`static_values` where the spec has such features, `target_values` and `target_observed` (horizon * target values), each
+in row order; `key` and `origin_ms`. Values are float lists with NaN where masked, masks int64 lists of 0 and 1.
+
 A block of R rows has R - past - horizon + 1 candidates; candidate i sees rows [i, i + past) and forecasts rows
 [i + past, i + past + horizon). Features are in the order of the spec.
 """
@@ -60,6 +65,7 @@ class Shard(Section):
     path: str
     sha256: str
     blocks: int
+    """Stretches of windows that were laid together; of the block layout each is a record."""
     windows: int
 
 

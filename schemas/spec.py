@@ -421,6 +421,8 @@ class Checks(Section):
 class Dataset(Section):
     """How windows are laid into files."""
 
+    layout: Literal["block", "window"] = "block"
+    """A record is a stretch of one key's steps, from which the reader cuts, or a single window for any tool to read."""
 
     block_windows: Count = 4096
     """At most so many consecutive windows of one key share a record."""
