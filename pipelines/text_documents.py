@@ -1,0 +1,176 @@
+"""The workers of the text ingest: documents to counts of tokens, and to records with ids."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+import apache_beam as beam
+from apache_beam.pvalue import TaggedOutput
+from pydantic import TypeAdapter
+
+from pipelines.example_encoder import encode_example
+from pipelines.kernels.text import Encoder, Tokeniser
+from pipelines.sources.files import InputFile, open_input
+from pipelines.splits import TRAIN, split_of_key
+from pipelines.text_source import Document, TextSource
+from pipelines.tfrecord import frame
+from schemas.dataset import ALL_ORIGINS
+from schemas.errors import InputError
+from schemas.spec import Section
+from schemas.text_dataset import TEXT, TEXT_IDS, TEXT_LABEL, TEXT_ROW_LENGTHS, TEXT_SOURCE
+from schemas.text_spec import UNKNOWN_ID, TextSpec
+
+DEAD_LETTERS_FOLDER = "dead-letters"
+REPORTS_FILE = "reports.jsonl"
+
+PIECES = "pieces"
+
+Piece = tuple[str, tuple[int, int, bytes]]
+"""Bytes of an output file: its name, and two numbers that order its pieces (file and row of the input)."""
+
+Batch = tuple[int, list[Document]]
+"""Documents of one file in its order, with the file's number."""
+
+_BATCH_DOCUMENTS = 256
+_BATCH_CHARACTERS = 1 << 20
+
+
+class SplitReport(Section):
+    """Some documents of one split."""
+
+    split: str
+    by_class: dict[str, int]
+    lengths: dict[int, int]
+    """How many documents have so many tokens."""
+    unknown: int
+    cut: int
+    most_rows: int
+
+
+class FileReport(Section):
+    """A file: its rows and dead rows; or, where it cannot be used, why."""
+
+    file: int
+    rows: int = 0
+    dead_by_reason: dict[str, int] = {}
+    failure: str | None = None
+
+
+TEXT_REPORT: TypeAdapter[SplitReport | FileReport] = TypeAdapter(SplitReport | FileReport)
+
+
+def split_of(spec: TextSpec, document: Document) -> str:
+    """The split of a document; `all` where the spec has no splits."""
+    return ALL_ORIGINS if spec.split is None else split_of_key(spec.split, document.key)
+
+
+class ReadDocumentsFn(beam.DoFn):  # type: ignore[misc]
+    """Reads an input file as batches of documents; dead letters and reports go to the output `PIECES`."""
+
+    def __init__(self, spec: TextSpec) -> None:
+        self._source = TextSource(spec)
+
+    def process(self, file: InputFile) -> Iterator[Batch | TaggedOutput]:
+        """Takes an input file."""
+        rows, reasons = 0, Counter[str]()
+        batch: list[Document] = []
+        characters = 0
+        dead_letters = f"{DEAD_LETTERS_FOLDER}/{file.index:05d}-{file.name}.jsonl"
+        try:
+            with open_input(file.path) as opened:
+                for found in self._source.read(opened, file.path):
+                    rows += 1
+                    if not isinstance(found, Document):
+                        row, dead = found
+                        reasons[dead.reason] += 1
+                        yield TaggedOutput(PIECES, (dead_letters, (file.index, row, dead.json_line())))
+                        continue
+                    batch.append(found)
+                    characters += len(found.text)
+                    if len(batch) == _BATCH_DOCUMENTS or characters >= _BATCH_CHARACTERS:
+                        yield file.index, batch
+                        batch, characters = [], 0
+            if batch:
+                yield file.index, batch
+            report = FileReport(file=file.index, rows=rows, dead_by_reason=dict(reasons))
+        except InputError as exc:
+            report = FileReport(file=file.index, failure=str(exc))
+        yield TaggedOutput(PIECES, _report_piece(file.index, -1, report))
+
+
+class CountTokensFn(beam.DoFn):  # type: ignore[misc]
+    """Counts the tokens of the documents that the vocabulary is made of: those to train on, or all."""
+
+    def __init__(self, spec: TextSpec) -> None:
+        self._spec = spec
+
+    def setup(self) -> None:
+        """Makes what does not travel to workers."""
+        self._tokeniser = Tokeniser(self._spec.text)
+
+    def process(self, batch: Batch) -> Iterator[tuple[str, int]]:
+        """Takes a batch; gives (token, count)."""
+        counts = Counter[str]()
+        for document in batch[1]:
+            if split_of(self._spec, document) in (TRAIN, ALL_ORIGINS):
+                counts.update(self._tokeniser.tokens(document.text))
+        yield from counts.items()
+
+
+class EncodeDocumentsFn(beam.DoFn):  # type: ignore[misc]
+    """Makes the records of documents: pieces of shards, and reports."""
+
+    def __init__(self, spec: TextSpec) -> None:
+        self._spec = spec
+        self._encoder: Encoder | None = None
+
+    def process(self, batch: Batch, vocabulary: Sequence[str], classes: Sequence[str]) -> Iterator[Piece]:
+        """Takes a batch."""
+        if self._encoder is None:
+            self._encoder = Encoder(self._spec.text, vocabulary)
+            self._labels = {label: number for number, label in enumerate(classes)}
+        file, documents = batch
+        reports: dict[str, SplitReport] = {}
+        by_class: dict[str, Counter[str]] = {}
+        lengths: dict[str, Counter[int]] = {}
+        shards = self._spec.dataset.shards
+        totals: dict[str, Counter[str]] = {}
+        for document in documents:
+            encoded = self._encoder.encode(document.text)
+            split = split_of(self._spec, document)
+            record = encode_example(
+                {
+                    TEXT: document.text.encode(),
+                    TEXT_SOURCE: document.source.encode(),
+                    TEXT_LABEL: self._labels[document.label],
+                    TEXT_IDS: encoded.ids.astype("<i4", copy=False).tobytes(),
+                    TEXT_ROW_LENGTHS: encoded.row_lengths.astype("<i4", copy=False).tobytes(),
+                }
+            )
+            yield shard_file(split, document.row % shards, shards), (file, document.row, frame(record))
+            by_class.setdefault(split, Counter())[document.label] += 1
+            lengths.setdefault(split, Counter())[len(encoded.ids)] += 1
+            total = totals.setdefault(split, Counter())
+            total["unknown"] += int((encoded.ids == UNKNOWN_ID).sum())
+            total["cut"] += encoded.cut > 0
+            total["most_rows"] = max(total["most_rows"], len(encoded.row_lengths))
+        for split, total in totals.items():
+            reports[split] = SplitReport(
+                split=split,
+                by_class=dict(by_class[split]),
+                lengths=dict(lengths[split]),
+                unknown=total["unknown"],
+                cut=total["cut"],
+                most_rows=total["most_rows"],
+            )
+            yield _report_piece(file, documents[0].row, reports[split])
+
+
+def shard_file(split: str, index: int, shards: int) -> str:
+    """The name of a shard, as TFRecord readers expect it to be called."""
+    return f"{split}-{index:05d}-of-{shards:05d}.tfrecord"
+
+
+def _report_piece(file: int, row: int, report: SplitReport | FileReport) -> Piece:
+    return REPORTS_FILE, (file, row, TEXT_REPORT.dump_json(report) + b"\n")
