@@ -64,6 +64,10 @@ def ingest(
     baseline: Annotated[
         Path | None, typer.Option("--baseline", help="An earlier dataset to compare with, by the limits of `checks`.")
     ] = None,
+    interval: Annotated[
+        tuple[str, str] | None,
+        typer.Option("--interval", metavar="START END", help="Add the span of this half-open interval (ISO times)."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Window files into a TFRecord dataset (a Beam job; Beam's own options go after `--`)."""
@@ -78,6 +82,7 @@ def ingest(
         beam_args=context.args,
         all_origins=all_origins,
         baseline=None if baseline is None else DatasetFolder(baseline),
+        interval=interval,
     )
     _show(manifest.model_dump(mode="json"), as_json, lambda: _manifest_lines(manifest.model_dump(), output))
 

@@ -17,17 +17,21 @@ from pathlib import Path
 
 from pipelines.dataset_schema import schema_text
 from pipelines.feature_statistics import feature_statistics, features_text
+from pipelines.spans import Span
 from schemas.dataset import (
     COMPLETED_FILE,
     FEATURE_STATISTICS_FILE,
     FEATURES_FILE,
     MANIFEST_FILE,
     SCHEMA_FILE,
+    SPANS_FOLDER,
     STATISTICS_FILE,
     VALIDATION_FILE,
+    DatasetFolder,
     Manifest,
     Statistics,
     Validation,
+    span_folders,
 )
 from schemas.errors import DatasetError
 from schemas.spec import Spec
@@ -59,6 +63,21 @@ def building(output: Path, *, overwrite: bool) -> Iterator[Path]:
             _put(folder, output, output.with_name(f"{output.name}{_OLD}{mark}"))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def span_place(output: Path, span: Span) -> Path:
+    """Where a span of the dataset at `output` belongs.
+
+    Raises:
+      DatasetError: `output` is a dataset without spans, or has one that overlaps.
+    """
+    if (output / COMPLETED_FILE).exists():
+        raise DatasetError(f"{output}: expected a dataset of spans, got one that was ingested whole")
+    for other in span_folders(output):
+        interval = DatasetFolder(other).manifest.interval_ms
+        if interval and other.name != span.folder and interval[0] < span.end_ms and span.start_ms < interval[1]:
+            raise DatasetError(f"{output}: the interval overlaps the span {other.name}")
+    return output / SPANS_FOLDER / span.folder
 
 
 def complete(folder: Path, spec: Spec, manifest: Manifest, statistics: Statistics, validation: Validation) -> None:

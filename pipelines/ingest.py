@@ -20,7 +20,7 @@ import apache_beam as beam
 import orjson
 
 from pipelines.beam_job import run_pipeline
-from pipelines.dataset_writer import building, complete
+from pipelines.dataset_writer import building, complete, span_place
 from pipelines.profiles import with_profiles
 from pipelines.read_events import DEAD_LETTERS, CutFn, ReadEventsFn
 from pipelines.reports import (
@@ -35,7 +35,8 @@ from pipelines.reports import (
 )
 from pipelines.sink import SpilledRecord, WriteLinesFn, WriteReportsFn, WriteShardFn, shard_name, write_shard
 from pipelines.sources.files import InputFile
-from pipelines.sources.inputs import match_inputs
+from pipelines.sources.inputs import KAFKA, match_inputs
+from pipelines.spans import Span
 from pipelines.spill import Extent
 from pipelines.splits import Splitter
 from pipelines.statistics import dataset_statistics
@@ -61,6 +62,7 @@ def ingest(
     all_origins: bool = False,
     overwrite: bool = False,
     baseline: DatasetFolder | None = None,
+    interval: tuple[str, str] | None = None,
 ) -> Manifest:
     """Reads events from files and writes a dataset.
 
@@ -77,8 +79,10 @@ def ingest(
       all_origins: one split `all` with every window, whether or not its horizon was observed; no `split` is needed.
       overwrite: replace the dataset that is there.
       baseline: an earlier dataset to compare with, by the limits of `spec.checks`.
+      interval: start and end (exclusive), ISO 8601. The windows whose horizon ends in it become a span of the dataset,
+        in place of an earlier one of the same interval; the dataset's other spans stay. Files only.
     Returns:
-      The dataset's manifest.
+      The dataset's manifest, or the span's.
     Raises:
       SpecError: the spec says no splits.
       InputError: an input is missing or cannot be used, has too many dead rows, has no window to train on, or is beyond
@@ -86,14 +90,20 @@ def ingest(
       DatasetError: there is a dataset at `output` already, or something else.
     """
     splits = Splitter(spec, all_origins=all_origins).names
+    span = None if interval is None else Span.of(spec, interval)
+    if span is not None and any(pattern.startswith(KAFKA) for pattern in inputs):
+        raise InputError(
+            "--interval: expected files, got a topic: name its range instead (kafka:TOPIC?start=...&end=...)"
+        )
     files = match_inputs(spec, inputs)
-    with building(Path(output), overwrite=overwrite) as folder:
-        run_pipeline(lambda pipeline: _build(pipeline, spec, files, folder.absolute(), all_origins), beam_args)
+    place = Path(output) if span is None else span_place(Path(output), span)
+    with building(place, overwrite=overwrite or span is not None) as folder:
+        run_pipeline(lambda pipeline: _build(pipeline, spec, files, folder.absolute(), all_origins, span), beam_args)
         reports = _take_reports(folder)
         shutil.rmtree(folder / _SPILL_FOLDER, ignore_errors=True)
         _require_usable(reports)
-        manifest = _manifest(spec, files, splits, reports, folder)
-        for line in _shortcomings(manifest):
+        manifest = _manifest(spec, files, splits, reports, folder, span)
+        for line in _shortcomings(manifest) if span is None else ():
             _LOGGER.warning("%s", line)
         statistics = _statistics(spec, reports)
         validation = validate(spec, statistics, baseline)
@@ -103,7 +113,9 @@ def ingest(
     return manifest
 
 
-def _build(pipeline: beam.Pipeline, spec: Spec, files: Sequence[InputFile], folder: Path, all_origins: bool) -> None:
+def _build(
+    pipeline: beam.Pipeline, spec: Spec, files: Sequence[InputFile], folder: Path, all_origins: bool, span: Span | None
+) -> None:
     spill = str(folder / _SPILL_FOLDER)
     cut = (
         pipeline
@@ -113,7 +125,8 @@ def _build(pipeline: beam.Pipeline, spec: Spec, files: Sequence[InputFile], fold
     read = (
         cut.pieces
         | "SpreadPieces" >> beam.Reshuffle()
-        | "ReadEvents" >> beam.ParDo(ReadEventsFn(spec, spill=spill)).with_outputs(DEAD_LETTERS, REPORTS, main="chunks")
+        | "ReadEvents"
+        >> beam.ParDo(ReadEventsFn(spec, spill=spill, span=span)).with_outputs(DEAD_LETTERS, REPORTS, main="chunks")
     )
     _ = (
         read[DEAD_LETTERS]
@@ -126,7 +139,7 @@ def _build(pipeline: beam.Pipeline, spec: Spec, files: Sequence[InputFile], fold
         | "TypedChunks" >> beam.Map(lambda chunk: chunk).with_output_types(tuple[int, Extent])
         | "GroupPartitions" >> beam.GroupByKey()
         | "WindowPartitions"
-        >> beam.ParDo(WindowPartitionFn(spec, all_origins=all_origins, spill=spill)).with_outputs(
+        >> beam.ParDo(WindowPartitionFn(spec, all_origins=all_origins, spill=spill, span=span)).with_outputs(
             REPORTS, main="records"
         )
     )
@@ -163,7 +176,12 @@ def _keys(reports: Sequence[Report]) -> list[KeyReport]:
 
 
 def _manifest(
-    spec: Spec, files: Sequence[InputFile], splits: Sequence[str], reports: Sequence[Report], folder: Path
+    spec: Spec,
+    files: Sequence[InputFile],
+    splits: Sequence[str],
+    reports: Sequence[Report],
+    folder: Path,
+    span: Span | None,
 ) -> Manifest:
     events = _event_counts(reports)
     if not events.used:
@@ -181,6 +199,8 @@ def _manifest(
         events=events,
         splits={name: _split(spec, name, _keys(reports), written, folder) for name in splits},
     )
+    if span is not None:
+        return manifest.model_copy(update={"interval_ms": (span.start_ms, span.end_ms)})
     if not manifest.splits[splits[0]].windows:
         raise InputError(f"{_names(files)}: {_no_window(manifest, splits[0])}")
     return manifest

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 import apache_beam as beam
+import numpy as np
 from apache_beam.pvalue import TaggedOutput
 
 from pipelines.chunks import pack, packed_size
@@ -13,6 +14,7 @@ from pipelines.reports import REPORTS, FailureReport, FileReport, encode_report
 from pipelines.sources.event_batch import EventBatch
 from pipelines.sources.files import InputFile
 from pipelines.sources.inputs import Inputs, Piece
+from pipelines.spans import Span
 from pipelines.spill import Extent, SpillWriter
 from schemas.errors import TidegaugeError
 from schemas.spec import Spec
@@ -49,8 +51,8 @@ class ReadEventsFn(beam.DoFn):  # type: ignore[misc]
     encoded reports.
     """
 
-    def __init__(self, spec: Spec, *, spill: str) -> None:
-        self._spec, self._spill = spec, spill
+    def __init__(self, spec: Spec, *, spill: str, span: Span | None = None) -> None:
+        self._spec, self._spill, self._span = spec, spill, span
 
     def setup(self) -> None:
         """Makes what does not travel to workers."""
@@ -72,10 +74,14 @@ class ReadEventsFn(beam.DoFn):  # type: ignore[misc]
         try:
             with SpillWriter(self._spill) as writer:
                 for batch in self._inputs.read(piece):
+                    events = batch.events
                     rows += batch.rows
-                    if len(batch.events):
-                        waiting.append(batch.events)
-                        size += packed_size(batch.events)
+                    if self._span is not None:
+                        rows -= int(np.count_nonzero(~self._span.holds(events.time_ms)))
+                        events = events.filter(self._span.needs(events.time_ms))
+                    if len(events):
+                        waiting.append(events)
+                        size += packed_size(events)
                     if size >= _SEGMENT_BYTES:
                         spill()
                         size = 0

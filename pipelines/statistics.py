@@ -50,16 +50,7 @@ def moments(values: Float32) -> Moments | None:
 
 def merge(left: Moments, right: Moments) -> Moments:
     """Moments of two samples together (Chan, Golub and LeVeque 1979)."""
-    count = left.count + right.count
-    delta = right.mean - left.mean
-    squares = left.count * left.std**2 + right.count * right.std**2 + delta**2 * (left.count * right.count / count)
-    return Moments(
-        count=count,
-        mean=left.mean + delta * (right.count / count),
-        std=math.sqrt(squares / count),
-        min=min(left.min, right.min),
-        max=max(left.max, right.max),
-    )
+    return left.merged(right)
 
 
 def dataset_statistics(names: Iterable[str], keys: Mapping[str, dict[str, Moments]]) -> Statistics:

@@ -12,6 +12,7 @@ from pipelines.kernels.windowing import Windowing
 from pipelines.profiles import Profiler
 from pipelines.reports import KeyReport, KeySplit, SketchReport
 from pipelines.sink import Record, shard_name, shard_of
+from pipelines.spans import Span
 from pipelines.splits import TRAIN, Splitter
 from pipelines.statistics import moments_by_feature, touched_rows
 from pipelines.tfrecord import frame
@@ -22,8 +23,9 @@ from schemas.spec import Spec
 class KeyWindows:
     """Lays the windows of whole keys into records."""
 
-    def __init__(self, spec: Spec, *, all_origins: bool) -> None:
+    def __init__(self, spec: Spec, *, all_origins: bool, span: Span | None = None) -> None:
         self._windowing = Windowing(spec)
+        self._span = span
         self._layout = BlockLayout(spec)
         self._encode = WindowLayout(spec).encode if spec.dataset.layout == "window" else _framed
         self._splitter = Splitter(spec, all_origins=all_origins)
@@ -51,16 +53,22 @@ class KeyWindows:
         intervals = self._splitter.intervals(key, runs)
         for run in runs:
             for split, end in self._splitter.split(run, intervals):
+                if self._span is not None:
+                    end = end[self._span.owns(self._start_ms(run.steps.first + end))]
                 if not len(end):
                     continue
                 origin_steps.setdefault(split, []).append(run.steps.first + end)
                 if split == TRAIN:
                     touched = touched_rows(len(run.steps), end, self._past, self._horizon)
+                    if self._span is not None:  # each row once: the rows before belong to the span before
+                        touched &= self._span.holds(self._start_ms(run.steps.first + np.arange(len(run.steps))))
                     train_rows.append((run.steps.values[touched], run.steps.observed[touched]))
                 name = shard_name(split, shard, self._shards)
                 for block in self._layout.blocks(run.steps, end):
                     for first_step, windows, framed in self._encode(key, block):
                         records.append((name, (key.encode(), first_step, windows, framed)))
+        if self._span is not None:
+            outcomes = outcomes[self._span.holds(events.time_ms)]
         count = np.bincount(outcomes, minlength=len(Outcome)).tolist()
         report = KeyReport(
             key=key,
@@ -76,6 +84,9 @@ class KeyWindows:
             moments=moments_by_feature(self._features, train_rows),
         )
         return records, report
+
+    def _start_ms(self, step: Int64) -> Int64:
+        return step * self._windowing.grid.step_ms + self._windowing.grid.offset_ms
 
     def take_sketches(self) -> SketchReport:
         """The distributions of all keys since the last call."""

@@ -10,6 +10,7 @@ from apache_beam.pvalue import TaggedOutput
 from pipelines.chunks import unpack
 from pipelines.reports import REPORTS, encode_report
 from pipelines.sink import SpilledRecord
+from pipelines.spans import Span
 from pipelines.spill import Extent, SpillReader, SpillWriter
 from pipelines.window_events import KeyWindows
 from schemas.spec import Spec
@@ -18,12 +19,12 @@ from schemas.spec import Spec
 class WindowPartitionFn(beam.DoFn):  # type: ignore[misc]
     """Makes the records of a partition's keys; encoded reports of the keys go to the output `REPORTS`."""
 
-    def __init__(self, spec: Spec, *, all_origins: bool, spill: str) -> None:
-        self._spec, self._all_origins, self._spill = spec, all_origins, spill
+    def __init__(self, spec: Spec, *, all_origins: bool, spill: str, span: Span | None = None) -> None:
+        self._spec, self._all_origins, self._spill, self._span = spec, all_origins, spill, span
 
     def setup(self) -> None:
         """Makes what does not travel to workers."""
-        self._windows = KeyWindows(self._spec, all_origins=self._all_origins)
+        self._windows = KeyWindows(self._spec, all_origins=self._all_origins, span=self._span)
 
     def process(self, element: tuple[int, Iterable[Extent]]) -> Iterator[tuple[str, SpilledRecord] | TaggedOutput]:
         """Takes (partition, where its packed chunks lie, in any order)."""

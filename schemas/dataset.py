@@ -10,6 +10,9 @@
       train-00000-of-00001.tfrecord, validation-..., test-...
       COMPLETED                  written last; without it the folder is no dataset
 
+A dataset that grows by spans holds `spans/START_END/` instead, each a folder as above: a span is there, whole, or it is
+not.
+
 A record of the block layout is a `tf.train.Example` with one contiguous stretch of steps of one key, stored once, from
 which the reader cuts many windows. Its features (`BLOCK_*`, each with one value):
 
@@ -33,7 +36,10 @@ A block of R rows has R - past - horizon + 1 candidates; candidate i sees rows [
 from __future__ import annotations
 
 import hashlib
+import math
 import os
+import re
+from collections import Counter
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -47,6 +53,7 @@ BLOCK_VALUES = "values"
 BLOCK_OBSERVED = "observed"
 BLOCK_ORIGINS = "origins"
 
+SPANS_FOLDER = "spans"
 MANIFEST_FILE = "manifest.json"
 STATISTICS_FILE = "stats.json"
 SCHEMA_FILE = "schema.pbtxt"
@@ -103,6 +110,8 @@ class Manifest(Section):
     """File names (without folders) of what was read."""
     events: EventCounts
     splits: dict[str, Split]
+    interval_ms: tuple[int, int] | None = None
+    """Of a span: the half-open interval whose windows it owns."""
 
 
 class Moments(Section):
@@ -113,6 +122,19 @@ class Moments(Section):
     std: float
     min: float
     max: float
+
+    def merged(self, right: Moments) -> Moments:
+        """Moments of this sample and another together (Chan, Golub and LeVeque 1979)."""
+        count = self.count + right.count
+        delta = right.mean - self.mean
+        squares = self.count * self.std**2 + right.count * right.std**2 + delta**2 * (self.count * right.count / count)
+        return Moments(
+            count=count,
+            mean=self.mean + delta * (right.count / count),
+            std=math.sqrt(squares / count),
+            min=min(self.min, right.min),
+            max=max(self.max, right.max),
+        )
 
 
 QUANTILE_LEVELS = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
@@ -201,7 +223,9 @@ class Validation(Section):
 
 
 class DatasetFolder:
-    """A complete dataset on disk.
+    """A complete dataset on disk: one that was ingested whole, or the spans in it laid end to end.
+
+    Of several spans, `manifest` and `statistics` are of all of them together, without profiles.
 
     Raises:
       DatasetError: the folder is missing, incomplete or damaged.
@@ -209,6 +233,12 @@ class DatasetFolder:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
+        if spans := span_folders(self.path):
+            parts = sorted(map(DatasetFolder, spans), key=lambda part: part.manifest.interval_ms or (0, 0))
+            self.manifest = _merged_manifest(parts)
+            self.statistics = _merged_statistics(parts)
+            self.spec: Spec = parts[0].spec
+            return
         completed = self._read(COMPLETED_FILE, "is no complete dataset: it was never finished, or is something else")
         manifest = self._read(MANIFEST_FILE, "has no manifest")
         if hashlib.sha256(manifest).hexdigest() != completed.decode(errors="replace").strip():
@@ -218,7 +248,7 @@ class DatasetFolder:
             self.statistics = Statistics.model_validate_json(self._read(STATISTICS_FILE, "has no statistics"))
         except ValidationError as exc:
             raise DatasetError(f"{self.path}: damaged: {exc.errors(include_url=False)[0]['msg']}") from exc
-        self.spec: Spec = parse_spec(self.manifest.spec, where=f"{self.path}/{MANIFEST_FILE}")
+        self.spec = parse_spec(self.manifest.spec, where=f"{self.path}/{MANIFEST_FILE}")
 
     def split(self, name: str) -> Split:
         """The split called `name`.
@@ -251,3 +281,60 @@ class DatasetFolder:
             return (self.path / name).read_bytes()
         except OSError as exc:
             raise DatasetError(f"{self.path}: {problem} ({name}: {exc.strerror})") from exc
+
+
+def span_folders(path: Path) -> list[Path]:
+    """The complete spans of a dataset, in no order; none where it was ingested whole."""
+    folders = (marker.parent for marker in path.glob(f"{SPANS_FOLDER}/*/{COMPLETED_FILE}"))
+    return [folder for folder in folders if not re.search(r"\.(tmp|old)-", folder.name)]  # of a job that did not end
+
+
+def _merged_manifest(parts: list[DatasetFolder]) -> Manifest:
+    first = parts[0].manifest
+    for part in parts[1:]:
+        if part.manifest.fingerprint != first.fingerprint or part.manifest.layout != first.layout:
+            raise DatasetError(f"{part.path}: expected a span of the spec {first.fingerprint}, got one of another")
+    reasons = sum((Counter(part.manifest.events.dead_by_reason) for part in parts), Counter[str]())
+    counts = {
+        name: sum(getattr(part.manifest.events, name) for part in parts)
+        for name in ("rows", "used", "duplicate", "late", "dead")
+    }
+    return first.model_copy(
+        update={
+            "inputs": tuple(dict.fromkeys(name for part in parts for name in part.manifest.inputs)),
+            "events": EventCounts(**counts, dead_by_reason=dict(sorted(reasons.items()))),
+            "splits": {name: _merged_split(parts, name) for name in first.splits},
+            "interval_ms": None,
+        }
+    )
+
+
+def _merged_split(parts: list[DatasetFolder], name: str) -> Split:
+    splits = [part.split(name) for part in parts]
+    keys = sum((Counter(split.windows_by_key) for split in splits), Counter[str]())
+    return Split(
+        windows=sum(split.windows for split in splits),
+        windows_by_key=dict(sorted(keys.items())),
+        first_origin_ms=min((s.first_origin_ms for s in splits if s.first_origin_ms is not None), default=None),
+        last_origin_ms=max((s.last_origin_ms for s in splits if s.last_origin_ms is not None), default=None),
+        shards=tuple(
+            shard.model_copy(update={"path": f"{SPANS_FOLDER}/{part.path.name}/{shard.path}"})
+            for part, split in zip(parts, splits, strict=True)
+            for shard in split.shards
+        ),
+    )
+
+
+def _merged_statistics(parts: list[DatasetFolder]) -> Statistics:
+    features: dict[str, Moments] = {}
+    keys: dict[str, dict[str, Moments]] = {}
+    for part in parts:
+        _add(features, part.statistics.features)
+        for key, moments in part.statistics.keys.items():
+            _add(keys.setdefault(key, {}), moments)
+    return Statistics(features=features, keys=dict(sorted(keys.items())))
+
+
+def _add(total: dict[str, Moments], moments: dict[str, Moments]) -> None:
+    for name, part in moments.items():
+        total[name] = total[name].merged(part) if name in total else part

@@ -166,10 +166,8 @@ class ColumnReader:
         if not self.wide:
             keys, named = self._keys(self._column(columns, self.key_field, constants))
             sure &= named
-            values = self._values(keys, numbers)
-            if sure.all():
-                return EventBatch(keys, time_ms, row, values), row[:0]
-            return EventBatch(keys.filter(pa.array(sure)), time_ms[sure], row[sure], values[sure]), row[~sure]
+            batch = EventBatch(keys, time_ms, row, self._values(keys, numbers))
+            return (batch, row[:0]) if sure.all() else (batch.filter(sure), row[~sure])
         kept = np.flatnonzero(sure)
         codes = pa.array(np.tile(np.arange(len(cells), dtype=np.int32), len(kept)))
         keys = pa.DictionaryArray.from_arrays(codes, pa.array([name for _, name in cells], pa.string()))

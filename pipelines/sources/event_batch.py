@@ -50,6 +50,12 @@ class EventBatch:
     def __len__(self) -> int:
         return len(self.time_ms)
 
+    def filter(self, kept: Bool) -> EventBatch:
+        """The events where `kept`."""
+        clock_ms = None if self.clock_ms is None else self.clock_ms[kept]
+        keys = self.keys.filter(pa.array(kept))
+        return EventBatch(keys, self.time_ms[kept], self.row[kept], self.values[kept], clock_ms)
+
 
 @dataclass(frozen=True, slots=True)
 class DeadRow:
