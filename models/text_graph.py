@@ -203,6 +203,20 @@ class TextGraph(tf.Module):  # type: ignore[misc]
         ids = tf.RaggedTensor.from_row_lengths(tf.boolean_mask(ids, kept), tf.minimum(counts, length))
         return ids, self._row_lengths(tf.boolean_mask(ends, kept), ids.row_lengths())
 
+    def padded(self, text: tf.Tensor) -> dict[str, tf.Tensor]:
+        """What a text model takes, as `models.text_reader.documents` lays it.
+
+        Args:
+          text: string (batch,).
+        Returns:
+          `ids` int32, padded with 0, and `mask` bool: (batch, token), or (batch, row, token) where the spec has rows.
+        """
+        ids, row_lengths = self(text)
+        if self._text.rows is not None:
+            rows, lengths = row_lengths.row_lengths(), tf.cast(row_lengths.flat_values, tf.int64)
+            ids = tf.RaggedTensor.from_nested_row_lengths(ids.flat_values, (rows, lengths))
+        return {"ids": ids.to_tensor(), "mask": tf.ones_like(ids, tf.bool).to_tensor()}
+
     def _words(self, codes: tf.Tensor, counts: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         text, kind = _owner(counts), self._classes(codes)
         is_word = kind == CharacterClass.WORD
