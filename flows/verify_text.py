@@ -7,24 +7,40 @@ written to disk and loaded again, answers for the same raw texts.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from flows.verify import Parity
 from schemas.text_dataset import TextDatasetFolder
 from schemas.text_spec import TextSpec
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 _BATCH = 64
 
 
-def verify_texts(spec: TextSpec, inputs: Sequence[str]) -> Parity:
+@dataclass(frozen=True, slots=True)
+class TextParity:
+    """What a comparison found; `first_difference` says where, in words."""
+
+    documents: int
+    different: int
+    first_difference: str | None
+
+    @property
+    def holds(self) -> bool:
+        """Whether both sides have the same ids for every document, and there is at least one."""
+        return self.documents > 0 and not self.different
+
+    def lines(self) -> list[str]:
+        """The result in words."""
+        verdict = "the ids are equal" if self.holds else f"{self.different} have other ids"
+        return [f"{self.documents} documents: {verdict}", *([self.first_difference] if self.first_difference else [])]
+
+
+def verify_texts(spec: TextSpec, inputs: Sequence[str]) -> TextParity:
     """Takes files through the ingest, and each of their documents through an exported graph.
 
     Args:
@@ -41,7 +57,7 @@ def verify_texts(spec: TextSpec, inputs: Sequence[str]) -> Parity:
         return verify_text_dataset(TextDatasetFolder(dataset))
 
 
-def verify_text_dataset(folder: TextDatasetFolder) -> Parity:
+def verify_text_dataset(folder: TextDatasetFolder) -> TextParity:
     """Compares the ids of every document of a dataset with those of the graph."""
     from models.text_reader import documents
 
@@ -59,7 +75,7 @@ def verify_text_dataset(folder: TextDatasetFolder) -> Parity:
                     if wanted != got:
                         different += 1
                         first = first or f"{text[:60]!r}: ingest has {wanted[:20]}, the graph {got[:20]}"
-    return Parity(count, count - different, different, 0, 0, first)
+    return TextParity(count, different, first)
 
 
 def _served(folder: TextDatasetFolder, path: Path) -> Callable[[NDArray[Any]], dict[str, NDArray[Any]]]:

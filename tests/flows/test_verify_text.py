@@ -46,7 +46,7 @@ def file(tmp_path: Path) -> str:
 def test_ingest_and_graph_have_the_same_ids(text: dict[str, Any], file: str) -> None:
     parity = verify_texts(spec_of(text), [file])
     assert parity.holds, parity.lines()
-    assert parity.windows == len(TEXTS)
+    assert parity.documents == len(TEXTS)
 
 
 def test_another_tokeniser_is_found(file: str, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from schemas.text_dataset import TextDatasetFolder
 from schemas.text_spec import FIRST_ID, TextSpec, parse_text_spec
 from tests.pipelines.records import read_frames
 
-WORDS = [
+SENTENCE = "Le café est ouvert the tea is cold der Tee ist kalt. Warum? Très bien! 日本 über naïve e\u0301té"
     "Le",
     "café",
     "est",
@@ -64,7 +64,7 @@ def corpus(count: int = 400) -> list[tuple[str, str]]:
     rng = random.Random(0)
     return [
         (
-            " ".join(rng.choices(WORDS, k=rng.randint(0, 14))) + ("\n" * (rng.random() < 0.1)),
+            " ".join(rng.choices(SENTENCE.split(), k=rng.randint(0, 14))) + ("\n" * (rng.random() < 0.1)),
             rng.choice(["ok", "sad", "é"]),
         )
         for _ in range(count)
