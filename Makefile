@@ -54,6 +54,10 @@ imports: $(READY) ## Check which room imports which
 bench-ingest: $(READY) ## Measure the ingest against the plain Beam recipe and the physical floor
 	@$(BIN)/python -m tests.benchmarks.bench_ingest
 
+.PHONY: bench-reading
+bench-reading: $(READY) ## Measure the reader: windows a second, and an epoch against arrays in memory
+	@$(BIN)/python -m tests.benchmarks.bench_reading
+
 .PHONY: bench-serving
 bench-serving: $(READY) ## Measure the model server
 	@$(BIN)/python -m tests.benchmarks.bench_serving
