@@ -165,7 +165,11 @@ def regressions_text(result: RegressionResult) -> str:
 
 def _parse_lenient(body: bytes) -> Any:
     try:
-        return _decoder.raw_decode(body.decode().lstrip(" \t\r\n"))[0]
+        document = _decoder.raw_decode(body.decode().lstrip(" \t\r\n"))[0]
+        json.dumps(document, ensure_ascii=False).encode()
+        return document
+    except UnicodeEncodeError as error:
+        raise invalid_argument("JSON Parse error: The surrogate pair in string is invalid.") from error
     except UnicodeDecodeError as error:
         raise invalid_argument(f"JSON Parse error: Invalid encoding in string. at offset: {error.start}") from error
     except json.JSONDecodeError as error:
@@ -305,7 +309,7 @@ def _type_error(value: Any, dtype: int) -> StatusError:
 
 def _string(value: Any) -> bytes:
     if isinstance(value, str):
-        return value.encode("utf-8", "surrogatepass")
+        return value.encode()
     if isinstance(value, dict):
         return _base64_bytes(value)
     raise _type_error(value, DataType.DT_STRING)
@@ -350,7 +354,7 @@ def _feature_value(name: str, value: Any) -> tuple[str, bytes | int | float]:
             raise _lossy_error(value)
         return "float_list", value
     if isinstance(value, str):
-        return "bytes_list", value.encode("utf-8", "surrogatepass")
+        return "bytes_list", value.encode()
     if _is_base64(value):
         return "bytes_list", _base64_bytes(value)
     raise invalid_argument(f"Feature: {name} has element with unexpected JSON type: {_json_type(value)}")

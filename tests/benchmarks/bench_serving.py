@@ -385,7 +385,7 @@ class Bench:
                     resident.append(_resident_mb(server.process.pid))
                     version += 1
 
-            publisher = threading.Thread(target=publish)
+            publisher = threading.Thread(target=publish, daemon=True)
             publisher.start()
             swapping = load(server.target, message, 16, seconds, rate=half)
             stop.set()

@@ -108,6 +108,7 @@ def test_d9_unknown_model(target):
 WRONG_BODIES = {
     "D10": (b"", "JSON Parse error: The document is empty"),
     "no JSON": (b"{", "JSON Parse error"),
+    "lone surrogate": (b'{"signature_name": "\\ud800"}', "surrogate"),
     "no object": (b"[1]", "Is not object"),
     "D12": ({"instances": ["x", "y"]}, "not of expected type: float"),
     "D13": (
