@@ -70,13 +70,24 @@ def ingest(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Window files into a TFRecord dataset (a Beam job; Beam's own options go after `--`)."""
-    from pipelines.ingest import ingest as run
-    from schemas.dataset import DatasetFolder
-    from schemas.spec import load_spec
+    """Window files, or with a spec of texts encode documents, into a TFRecord dataset (a Beam job).
 
+    Beam's own options go after `--`.
+    """
+    from pipelines.ingest import ingest as run
+    from pipelines.text_ingest import ingest_texts
+    from schemas.dataset import DatasetFolder
+    from schemas.text_spec import TextSpec, load_any_spec
+
+    loaded = load_any_spec(spec)
+    if isinstance(loaded, TextSpec):
+        if all_origins or baseline or interval:
+            raise typer.BadParameter("--all-origins, --baseline and --interval are for series, not for texts")
+        texts = ingest_texts(loaded, inputs=inputs, output=str(output), beam_args=context.args)
+        _show(texts.model_dump(mode="json"), as_json, lambda: _text_manifest_lines(texts.model_dump(), output))
+        return
     manifest = run(
-        load_spec(spec),
+        loaded,
         inputs=inputs,
         output=str(output),
         beam_args=context.args,
@@ -94,7 +105,12 @@ def inspect(
 ) -> None:
     """Show what a dataset holds."""
     from schemas.dataset import DatasetFolder
+    from schemas.text_dataset import TEXT_LAYOUT, TextDatasetFolder, layout_of
 
+    if layout_of(dataset) == TEXT_LAYOUT:
+        texts = TextDatasetFolder(dataset).manifest
+        _show(texts.model_dump(mode="json"), as_json, lambda: _text_manifest_lines(texts.model_dump(), dataset))
+        return
     manifest = DatasetFolder(dataset).manifest
     _show(manifest.model_dump(mode="json"), as_json, lambda: _manifest_lines(manifest.model_dump(), dataset))
 
@@ -319,10 +335,17 @@ def verify(
     """Prove that training and live predictions see the same windows, bit for bit."""
     _import_tensorflow()
     from flows import verify as flow
+    from flows.verify_text import verify_texts
     from schemas.dataset import DatasetFolder
-    from schemas.spec import load_spec
+    from schemas.text_spec import TextSpec, load_any_spec
 
-    loaded = load_spec(spec)
+    loaded = load_any_spec(spec)
+    if isinstance(loaded, TextSpec):
+        if not inputs or predictions or data:
+            raise typer.BadParameter("expected --input: predictions of texts have no windows to compare")
+        texts = verify_texts(loaded, inputs)
+        _show(asdict(texts) | {"holds": texts.holds}, as_json, texts.lines)
+        raise typer.Exit(0 if texts.holds else 1)
     if inputs and not (predictions or data):
         parity = flow.verify_inputs(loaded, inputs)
     elif predictions and data and not inputs:
@@ -400,6 +423,29 @@ def _print_json(document: Any) -> None:
 
     options = orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
     print(orjson.dumps(document, default=plain, option=options).decode())
+
+
+def _text_manifest_lines(manifest: Mapping[str, Any], path: Path) -> list[str]:
+    counts = manifest["documents"]
+    lines = [
+        f"{path}: texts {manifest['window_fingerprint']}, {manifest['vocabulary']} tokens in the vocabulary",
+        f"rows {counts['rows']} = used {counts['used']} + dead {counts['dead']}",
+    ]
+    for reason, count in sorted(counts["dead_by_reason"].items()):
+        lines.append(f"  dead, {reason}: {count}")
+    for name, split in manifest["splits"].items():
+        lines.append(f"{name}: {split['documents']} documents")
+        if (lengths := split["lengths"]) is None:
+            continue
+        classes = sorted(split["documents_by_class"].items(), key=lambda item: (-item[1], item[0]))
+        shares = [f"{label} {count} ({count / split['documents']:.1%})" for label, count in classes[:10]]
+        more = f" and {len(classes) - 10} more classes" if len(classes) > 10 else ""
+        lines.append(f"  classes: {', '.join(shares)}{more}")
+        quantiles = ", ".join(f"{part} {lengths[part]}" for part in ("min", "median", "p90", "p99", "max"))
+        lines.append(f"  tokens: mean {lengths['mean']:.1f}, {quantiles}; {split['cut']} documents cut")
+        unknown = split["unknown"] / max(split["tokens"], 1)
+        lines.append(f"  unknown tokens: {unknown:.1%}; at most {split['most_rows']} rows")
+    return lines
 
 
 def _manifest_lines(manifest: Mapping[str, Any], path: Path) -> list[str]:

@@ -25,26 +25,6 @@ from schemas.text_spec import FIRST_ID, TextSpec, parse_text_spec
 from tests.pipelines.records import read_frames
 
 SENTENCE = "Le café est ouvert the tea is cold der Tee ist kalt. Warum? Très bien! 日本 über naïve e\u0301té"
-    "Le",
-    "café",
-    "est",
-    "ouvert",
-    "the",
-    "tea",
-    "is",
-    "cold",
-    "der",
-    "Tee",
-    "ist",
-    "kalt.",
-    "Warum?",
-    "Très",
-    "bien!",
-    "日本",
-    "über",
-    "naïve",
-    "été",
-]
 SPLIT = {"by": "keys", "validation": 0.2, "test": 0.2}
 
 
