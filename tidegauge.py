@@ -105,9 +105,9 @@ def inspect(
 ) -> None:
     """Show what a dataset holds."""
     from schemas.dataset import DatasetFolder
-    from schemas.text_dataset import TEXT_LAYOUT, TextDatasetFolder, layout_of
+    from schemas.text_dataset import TextDatasetFolder, is_text_dataset
 
-    if layout_of(dataset) == TEXT_LAYOUT:
+    if is_text_dataset(dataset):
         texts = TextDatasetFolder(dataset).manifest
         _show(texts.model_dump(mode="json"), as_json, lambda: _text_manifest_lines(texts.model_dump(), dataset))
         return
@@ -380,7 +380,8 @@ def _quieten() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     for handler in logging.getLogger().handlers:
         handler.addFilter(lambda record: record.name != "root")  # nobody here logs there
-    logging.getLogger("kafka.net.selector").setLevel(logging.ERROR)  # how long its own tasks ran
+    # A broker that is away is a line a second there; what matters of it comes as our own words.
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)
 
 
 def _import_tensorflow() -> None:

@@ -29,6 +29,8 @@ A record of the window layout is one window, under the names of the model's inpu
 `static_values` where the spec has such features, `target_values` and `target_observed` (horizon * target values), each
 in row order; `key` and `origin_ms`. Values are float lists with NaN where masked, masks int64 lists of 0 and 1.
 
+The layout of texts is described in `schemas.text_dataset`.
+
 A block of R rows has R - past - horizon + 1 candidates; candidate i sees rows [i, i + past) and forecasts rows
 [i + past, i + past + horizon). Features are in the order of the spec.
 """

@@ -152,16 +152,9 @@ class TextDatasetFolder:
             raise DatasetError(f"{self.path}: is no complete dataset ({name}: {exc.strerror})") from exc
 
 
-def layout_of(path: str | os.PathLike[str]) -> str:
-    """The layout of the dataset in a folder.
-
-    Raises:
-      DatasetError: there is none.
-    """
+def is_text_dataset(path: str | os.PathLike[str]) -> bool:
+    """Whether a folder holds a dataset of texts, complete or not."""
     try:
-        layout = json.loads((Path(path) / MANIFEST_FILE).read_bytes())["layout"]
-    except OSError as exc:
-        raise DatasetError(f"{path}: is no complete dataset ({MANIFEST_FILE}: {exc.strerror})") from exc
-    except (ValueError, KeyError, TypeError) as exc:
-        raise DatasetError(f"{path}/{MANIFEST_FILE}: damaged: expected a manifest") from exc
-    return str(layout)
+        return bool(json.loads((Path(path) / MANIFEST_FILE).read_bytes())["layout"] == TEXT_LAYOUT)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
