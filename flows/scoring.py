@@ -1,9 +1,9 @@
 """Batch scoring: files or a dataset to predictions in Parquet, as a Beam job.
 
-    files ─ingest, all origins─▶ dataset ─read─▶ portions of blocks ─predict─▶ one Parquet file each
+    files ─ingest, all origins─▶ dataset ─read─▶ portions of records ─predict─▶ one Parquet file each
 
 The windows are those of the ingest, and the predictions are made by the live path's own `Predictor`: ids, digests and
-last observed values are the live path's, bit for bit. A portion is always the same consecutive blocks of a shard, and
+last observed values are the live path's, bit for bit. A portion is always the same consecutive records of a shard, and
 its windows are predicted in the same batches, so that with a SavedModel the files have the same bytes on every run.
 
     OUTPUT/
@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 from apache_beam.utils.shared import Shared
 from pydantic import ValidationError
 
-from flows.dataset_blocks import BlockDecoder, read_tfrecords
+from flows.dataset_windows import RecordDecoder, read_tfrecords
 from flows.prediction_table import prediction_table
 from flows.saved_model_client import SavedModelClient, resolve_version
 from pipelines.beam_job import run_pipeline
@@ -54,7 +54,7 @@ MANIFEST_FILE = "_manifest.json"
 DEAD_LETTERS = "_dead-letters"
 
 PORTION_WINDOWS = 16_384
-"""A portion ends with the block in which it comes to so many windows."""
+"""A portion ends with the record in which it comes to so many windows."""
 PATIENCE_S = 60.0
 """How long a worker keeps trying while the server is away."""
 
@@ -87,7 +87,7 @@ class ScoringSummary(Section):
 
 @dataclass(frozen=True, slots=True)
 class Portion:
-    """Consecutive blocks of one shard: the records, and the file for their predictions."""
+    """Consecutive records of one shard: the records, and the file for their predictions."""
 
     file: str
     records: tuple[bytes, ...]
@@ -132,8 +132,9 @@ def score(
     client = shared.acquire(connect)  # held until the end, so that workers in this process share it
     with _building(Path(output)) as folder:
         dataset = given or _ingest(spec, inputs, folder / _WINDOWS_FOLDER, beam_args)
-        workers = ScoreFn(spec, folder, shared, connect)
-        run_pipeline(lambda pipeline: _build(pipeline, dataset, workers), beam_args)
+        decoder = RecordDecoder(dataset.spec, dataset.manifest.layout)
+        workers = ScoreFn(spec, decoder, folder, shared, connect)
+        run_pipeline(lambda pipeline: _build(pipeline, dataset, decoder, workers), beam_args)
         _raise_failure(workers.failure)
         summary = _summary(spec, dataset, folder)
         if not given:
@@ -148,8 +149,8 @@ def score(
 class ReadPortionsFn(beam.DoFn):  # type: ignore[misc]
     """Cuts the shards of a dataset into portions."""
 
-    def __init__(self, spec: Spec, failure: Path) -> None:
-        self._decoder, self._failure = BlockDecoder(spec), failure
+    def __init__(self, decoder: RecordDecoder, failure: Path) -> None:
+        self._decoder, self._failure = decoder, failure
 
     def process(self, element: tuple[str, int, Path]) -> Iterator[Portion]:
         """Takes (split, number of the shard, its file)."""
@@ -170,8 +171,10 @@ class ReadPortionsFn(beam.DoFn):  # type: ignore[misc]
 class ScoreFn(beam.DoFn):  # type: ignore[misc]
     """Predicts the windows of a portion and writes its file."""
 
-    def __init__(self, spec: Spec, folder: Path, shared: Shared, connect: Callable[[], Client]) -> None:
-        self._spec, self._folder = spec, folder
+    def __init__(
+        self, spec: Spec, decoder: RecordDecoder, folder: Path, shared: Shared, connect: Callable[[], Client]
+    ) -> None:
+        self._spec, self._decoder, self._folder = spec, decoder, folder
         self._shared, self._connect = shared, connect
         self.failure = folder / _FAILURE_FILE
 
@@ -182,9 +185,8 @@ class ScoreFn(beam.DoFn):  # type: ignore[misc]
         with _telling(self.failure):
             client = self._shared.acquire(self._connect)
             predictor = Predictor(self._spec, Windowing(self._spec), client, patience_s=PATIENCE_S)
-            decoder = BlockDecoder(self._spec)
-            blocks = [decoder.decode(record) for record in portion.records]
-            predictions = predictor.predict([(block.key, block.windows) for block in blocks])
+            found = [self._decoder.decode(record) for record in portion.records]
+            predictions = predictor.predict([(of_key.key, of_key.windows) for of_key in found])
             with replacing(self._folder / portion.file) as file:
                 pq.write_table(prediction_table(self._spec, predictions), file, compression="zstd")
 
@@ -199,7 +201,7 @@ def _telling(failure: Path) -> Iterator[None]:
             file.write(json.dumps({"kind": type(exc).__name__, "message": str(exc)}).encode())
 
 
-def _build(pipeline: beam.Pipeline, dataset: DatasetFolder, workers: ScoreFn) -> None:
+def _build(pipeline: beam.Pipeline, dataset: DatasetFolder, decoder: RecordDecoder, workers: ScoreFn) -> None:
     shards = [
         (split, number, path.absolute())
         for split in dataset.manifest.splits
@@ -208,7 +210,7 @@ def _build(pipeline: beam.Pipeline, dataset: DatasetFolder, workers: ScoreFn) ->
     _ = (
         pipeline
         | "Shards" >> beam.Create(shards)
-        | "ReadPortions" >> beam.ParDo(ReadPortionsFn(dataset.spec, workers.failure))
+        | "ReadPortions" >> beam.ParDo(ReadPortionsFn(decoder, workers.failure))
         | "Spread" >> beam.Reshuffle()
         | "Score" >> beam.ParDo(workers)
     )

@@ -191,6 +191,19 @@ def test_a_dataset_is_scored_by_split_in_portions(
         assert row.items() <= everything[place].items()
 
 
+def test_datasets_of_both_layouts_give_the_same_predictions(published: Published, tmp_path: Path) -> None:
+    document = published.spec.model_dump(mode="json", exclude_defaults=True)
+    spec = parse_spec(document | {"dataset": {"layout": "window"}})
+    ingest(spec, inputs=[published.file], output=str(tmp_path / "windows"))
+    for name, data in (("a", tmp_path / "windows"), ("b", published.dataset)):
+        score(spec, data=str(data), model=str(published.model), output=str(tmp_path / name))
+    found, expected = rows(tmp_path / "a"), rows(tmp_path / "b")
+    assert found.keys() == expected.keys()
+    for place, row in found.items():
+        np.testing.assert_allclose(row.pop("load_mean"), expected[place]["load_mean"], rtol=1e-6, atol=1e-6)
+        assert row.items() <= expected[place].items()
+
+
 def test_a_model_of_other_windows_is_refused_before_the_job(published: Published, server: str, tmp_path: Path) -> None:
     document = published.spec.model_dump(mode="json", exclude_defaults=True)
     other = parse_spec(document | {"window": document["window"] | {"stride": 2}})

@@ -1,11 +1,12 @@
-"""The blocks of a dataset as the kernels' windows, read without TensorFlow."""
+"""The records of a dataset as the kernels' windows, read without TensorFlow."""
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import google_crc32c
 import numpy as np
@@ -47,31 +48,56 @@ def read_tfrecords(path: Path) -> Iterator[bytes]:
 
 
 @dataclass(frozen=True, slots=True)
-class BlockWindows:
-    """The windows of one block, and their key."""
+class KeyWindows:
+    """The windows of one record, and their key."""
 
     key: str
     windows: Windows
 
 
-class BlockDecoder:
-    """Decodes records of the block layout of one spec."""
+class RecordDecoder:
+    """Decodes the records of a dataset.
 
-    def __init__(self, spec: Spec) -> None:
+    Args:
+      spec: the dataset's.
+      layout: its layout, `block` or `window`.
+    Raises:
+      DatasetError: the layout is another one.
+    """
+
+    def __init__(self, spec: Spec, layout: str) -> None:
+        if layout not in ("block", "window"):
+            raise DatasetError(f"expected a dataset of the layout 'block' or 'window', got '{layout}'")
+        self._is_block = layout == "block"
         self._width = len(spec.stream.features)
         self._past, self._horizon = spec.window.past, spec.window.horizon
+        self._step_ms, self._offset_ms = spec.grid.step, spec.grid.offset
 
-    def decode(self, record: bytes) -> BlockWindows:
-        """The windows of a block, with the values and masks that ingest laid."""
+    def decode(self, record: bytes) -> KeyWindows:
+        """The windows of a record, with the values and masks that ingest laid."""
         feature = Example.FromString(record).features.feature
+        key = feature[BLOCK_KEY].bytes_list.value[0].decode()
+        return KeyWindows(key, self._block(feature) if self._is_block else self._window(feature))
+
+    def _block(self, feature: Mapping[str, Any]) -> Windows:
         packed = {name: value.bytes_list.value[0] for name, value in feature.items() if value.HasField("bytes_list")}
         values = np.frombuffer(packed[BLOCK_VALUES], "<f4").astype(np.float32, copy=False).reshape(-1, self._width)
         observed = _bits(packed.get(BLOCK_OBSERVED), values.size).reshape(values.shape)
         candidates = len(values) - self._past - self._horizon + 1
         end = np.flatnonzero(_bits(packed.get(BLOCK_ORIGINS), candidates)) + self._past
-        first = int(feature[BLOCK_FIRST_STEP].int64_list.value[0])
-        steps = Steps(first, values, observed, np.full(len(values), NO_POSITION))
-        return BlockWindows(packed[BLOCK_KEY].decode(), Windows(steps, end, self._past))
+        return self._windows(int(feature[BLOCK_FIRST_STEP].int64_list.value[0]), values, observed, end)
+
+    def _window(self, feature: Mapping[str, Any]) -> Windows:
+        shape = (self._past, self._width)
+        values = np.array(feature["past_values"].float_list.value, np.float32).reshape(shape)
+        observed = np.array(feature["past_observed"].int64_list.value, np.bool_).reshape(shape)
+        origin_step = (feature["origin_ms"].int64_list.value[0] - self._offset_ms) // self._step_ms
+        return self._windows(origin_step - self._past, values, observed, np.array([self._past]))
+
+    def _windows(
+        self, first: int, values: NDArray[np.float32], observed: NDArray[np.bool_], end: NDArray[np.int64]
+    ) -> Windows:
+        return Windows(Steps(first, values, observed, np.full(len(values), NO_POSITION)), end, self._past)
 
 
 def _bits(packed: bytes | None, count: int) -> NDArray[np.bool_]:
