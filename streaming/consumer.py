@@ -26,16 +26,10 @@ from typing import Any, Literal, cast
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.consumer.subscription_state import ConsumerRebalanceListener
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
-from kafka.errors import (
-    FencedInstanceIdError,
-    KafkaError,
-    ProducerFencedError,
-    TransactionalIdAuthorizationFailedError,
-)
 from kafka.structs import OffsetAndMetadata
 
 from pipelines.kernels.windowing import Windowing
-from schemas.errors import BrokerError, InputError
+from schemas.errors import InputError
 from schemas.event import EventReader
 from schemas.prediction import Prediction, PredictionWriter
 from schemas.spec import Spec
@@ -47,6 +41,7 @@ from streaming.predictor import Predictor
 from streaming.serving_client import ServingClient
 from streaming.stream_topics import prepare_topics
 from streaming.topics import TopicAdmin, broker_errors, connect
+from streaming.transactions import Aborted, Transactions, Write
 
 logger = logging.getLogger(__name__)
 
@@ -57,18 +52,12 @@ POLL_MS = 500
 SERVING_PATIENCE_S = 120.0
 """How long the model server may be away before the process ends; well within Kafka's `max_poll_interval_ms`."""
 REQUEST_TIMEOUT_MS = 30_000
-TRANSACTION_TIMEOUT_MS = 60_000
 SESSION_TIMEOUT_MS = 10_000
 """After so long the partitions of a member that does not come back go to the others."""
 CLOSE_TIMEOUT_S = 5
 IDLE_COMMIT_S = 5.0
 """How often a consumer without events commits where it stands. A process that was replaced learns of it by a commit
 only: kafka-python keeps a fenced consumer polling."""
-# The default of 16 KiB halves the rate of transactions; a new one must not wait long for the last one's markers.
-BATCH_BYTES = 262_144
-RETRY_BACKOFF_MS = 5
-_FATAL = (ProducerFencedError, FencedInstanceIdError, TransactionalIdAuthorizationFailedError)
-MAX_REQUEST_BYTES = 8 * 2**20
 
 
 def parse_start(text: str) -> Start:
@@ -187,22 +176,9 @@ class StreamConsumer:
             allow_auto_create_topics=False,
         )
         stack.callback(self._consumer.close, autocommit=False, timeout_ms=CLOSE_TIMEOUT_S * 1_000)
-        self._producer = connect(
-            KafkaProducer,
-            bootstrap,
-            transactional_id=self._instance,
-            client_id=self._instance,
-            enable_idempotence=True,
-            acks="all",
-            compression_type="lz4",
-            batch_size=BATCH_BYTES,
-            max_request_size=MAX_REQUEST_BYTES,
-            retry_backoff_ms=RETRY_BACKOFF_MS,
-            transaction_timeout_ms=TRANSACTION_TIMEOUT_MS,
-        )
-        stack.callback(self._producer.close, timeout=CLOSE_TIMEOUT_S)
-        with broker_errors(f"transactional id {self._instance}"):
-            self._producer.init_transactions()
+        self._transactions = Transactions(bootstrap, self._instance, self._stopping)
+        stack.callback(self._transactions.close)
+        with broker_errors(self._topic):
             self._consumer.subscribe([self._topic], listener=_Listener(self))
 
     # --- 1. poll ---
@@ -225,7 +201,7 @@ class StreamConsumer:
             self._partitions[tp] = self._rebuilding(tp, checkpoint)
         if begun:
             # Committed before anything is read: else what comes between a first start and a restart would be skipped.
-            self._transact(begun, generation, lambda: None)
+            self._transact(begun, generation, lambda _: None)
 
     def _last_checkpoint(self, tp: TopicPartition) -> Checkpoint | None:
         """What the group has committed; a checkpoint of our own making where a commit is of other windows."""
@@ -332,11 +308,11 @@ class StreamConsumer:
         stages = stages or {tp: partition.idle() for tp, partition in self._partitions.items() if partition.is_live}
         checkpoints = {tp: self._partitions[tp].checkpoint(stage) for tp, stage in stages.items()}
 
-        def write() -> None:
+        def write(producer: KafkaProducer) -> None:
             for prediction in predictions:
-                self._send_prediction(prediction)
+                self._send_prediction(producer, prediction)
             for stage in stages.values():
-                self._send_refused(stage)
+                self._send_refused(producer, stage)
 
         self._committed_at = time.monotonic()
         if not checkpoints or not self._transact(checkpoints, generation, write):
@@ -346,33 +322,17 @@ class StreamConsumer:
             self.summary.counts += stage.counts
         self.summary.counts["predictions"] += len(predictions)
 
-    def _transact(
-        self, checkpoints: Mapping[TopicPartition, Checkpoint], generation: Any, write: Callable[[], None]
-    ) -> bool:
-        """Commits what `write` sends together with the checkpoints; False where that was not to be.
-
-        Raises:
-          BrokerError: another process has taken this one's member name.
-        """
+    def _transact(self, checkpoints: Mapping[TopicPartition, Checkpoint], generation: Any, write: Write) -> bool:
+        """Commits what `write` sends together with the checkpoints; False where that was not to be."""
         # The broker takes a transactional commit without a generation, unfenced, so this check is ours to make.
         if generation.generation_id < 0 or generation != self._consumer.group_metadata():
             self._go_back("the group has given its partitions to another member")
             return False
+        offsets = {tp: OffsetAndMetadata(point.offset, point.metadata(), -1) for tp, point in checkpoints.items()}
         try:
-            self._producer.begin_transaction()
-            write()
-            offsets = {tp: OffsetAndMetadata(point.offset, point.metadata(), -1) for tp, point in checkpoints.items()}
-            self._producer.send_offsets_to_transaction(offsets, generation)
-            self._producer.commit_transaction()
-        except _FATAL as exc:
-            raise BrokerError(
-                f"{self._instance}: another process runs under this member name ({type(exc).__name__}); "
-                "give each process of the group its own --member"
-            ) from exc
-        except KafkaError as exc:
-            with broker_errors(f"transactional id {self._instance}"):
-                self._producer.abort_transaction()
-            self._go_back(repr(exc))
+            self._transactions.commit(write, offsets, generation)
+        except Aborted as exc:
+            self._go_back(str(exc))
             return False
         return True
 
@@ -382,8 +342,8 @@ class StreamConsumer:
         self._consumer.pause(*self._partitions)
         self._partitions.clear()
 
-    def _send_prediction(self, prediction: Prediction) -> None:
-        self._producer.send(
+    def _send_prediction(self, producer: KafkaProducer, prediction: Prediction) -> None:
+        producer.send(
             self._spec.topics.predictions.name,
             key=prediction.key.encode(),
             value=self._writer.value(prediction),
@@ -391,9 +351,9 @@ class StreamConsumer:
             timestamp_ms=prediction.origin_ms,
         )
 
-    def _send_refused(self, stage: Stage) -> None:
+    def _send_refused(self, producer: KafkaProducer, stage: Stage) -> None:
         for record in stage.late:
-            self._producer.send(
+            producer.send(
                 self._spec.topics.late.name,
                 key=record.key,
                 value=record.value,
@@ -401,7 +361,7 @@ class StreamConsumer:
                 timestamp_ms=record.timestamp,
             )
         for record, letter in stage.dead:
-            self._producer.send(
+            producer.send(
                 self._spec.topics.dead_letters.name,
                 key=letter.key,
                 value=to_payload(letter),
