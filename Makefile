@@ -50,6 +50,10 @@ types: $(READY) ## Check types
 imports: $(READY) ## Check which room imports which
 	@$(BIN)/lint-imports --no-logo
 
+.PHONY: flink
+flink: $(READY) ## Start Flink and Beam's job server on this machine, and say how to submit an ingest to them
+	@$(BIN)/python -m deploy.local.flink
+
 .PHONY: bench-ingest
 bench-ingest: $(READY) ## Measure the ingest against the plain Beam recipe and the physical floor
 	@$(BIN)/python -m tests.benchmarks.bench_ingest
@@ -60,7 +64,8 @@ bench-reading: $(READY) ## Measure the reader: windows a second, and an epoch ag
 
 .PHONY: bench-serving
 bench-serving: $(READY) ## Measure the model server
-	@$(BIN)/python -m tests.benchmarks.bench_serving
+	@mkdir -p build
+	@$(BIN)/python -m tests.benchmarks.bench_serving --json build/bench-serving.json
 
 .PHONY: lock
 lock: ## Resolve the dependencies again (needs uv)

@@ -14,7 +14,8 @@ def prepare_topics(admin: TopicAdmin, spec: Spec, *, oldest_ms: int | None, now_
     Args:
       admin: a connection to the cluster.
       spec: names the topics, and their partitions and retention.
-      oldest_ms: the oldest event time that will be written, epoch milliseconds; None where it is not known.
+      oldest_ms: the oldest event time that will be written, epoch milliseconds; the newest one in the input topic when
+        None, since what is predicted is at least as old.
       now_ms: the wall clock, epoch milliseconds.
     Returns:
       What a person should know, a sentence each.
@@ -23,6 +24,8 @@ def prepare_topics(admin: TopicAdmin, spec: Spec, *, oldest_ms: int | None, now_
     """
     topics = (spec.topics.input, spec.topics.predictions, spec.topics.late, spec.topics.dead_letters)
     created = admin.create([_wanted(topic) for topic in topics])
+    if oldest_ms is None:
+        oldest_ms = _newest_ms(admin, spec.topics.input.name)
     warnings = []
     for topic in topics:
         settings = admin.describe(topic.name)
@@ -41,6 +44,12 @@ def prepare_topics(admin: TopicAdmin, spec: Spec, *, oldest_ms: int | None, now_
         if oldest_ms is not None:
             warnings += retention_warnings(settings, oldest_ms=oldest_ms, now_ms=now_ms)
     return warnings
+
+
+def _newest_ms(admin: TopicAdmin, name: str) -> int | None:
+    settings = admin.describe(name)
+    found = [admin.newest_ms(name, number) for number in range(settings.partitions if settings else 0)]
+    return max((time_ms for time_ms in found if time_ms is not None), default=None)
 
 
 def _wanted(topic: Topic) -> NewTopic:
