@@ -98,7 +98,10 @@ def ingest(
     files = match_inputs(spec, inputs)
     place = Path(output) if span is None else span_place(Path(output), span)
     with building(place, overwrite=overwrite or span is not None) as folder:
-        run_pipeline(lambda pipeline: _build(pipeline, spec, files, folder.absolute(), all_origins, span), beam_args)
+        run_pipeline(
+            lambda pipeline: build_job(pipeline, spec, files, folder.absolute(), all_origins=all_origins, span=span),
+            beam_args,
+        )
         reports = _take_reports(folder)
         shutil.rmtree(folder / _SPILL_FOLDER, ignore_errors=True)
         _require_usable(reports)
@@ -113,9 +116,16 @@ def ingest(
     return manifest
 
 
-def _build(
-    pipeline: beam.Pipeline, spec: Spec, files: Sequence[InputFile], folder: Path, all_origins: bool, span: Span | None
+def build_job(
+    pipeline: beam.Pipeline,
+    spec: Spec,
+    files: Sequence[InputFile],
+    folder: Path,
+    *,
+    all_origins: bool = False,
+    span: Span | None = None,
 ) -> None:
+    """Applies the transforms of the ingest; their results are files in `folder`, which all workers must see."""
     spill = str(folder / _SPILL_FOLDER)
     cut = (
         pipeline
