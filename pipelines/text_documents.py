@@ -10,8 +10,9 @@ from apache_beam.pvalue import TaggedOutput
 from pydantic import TypeAdapter
 
 from pipelines.example_encoder import encode_example
-from pipelines.kernels.text import Encoder, Tokeniser
+from pipelines.kernels.text import Encoded, Encoder, Tokeniser
 from pipelines.sources.files import InputFile, open_input
+from pipelines.spill import Extent, SpillWriter
 from pipelines.splits import TRAIN, split_of_key
 from pipelines.text_source import Document, TextSource
 from pipelines.tfrecord import frame
@@ -28,6 +29,9 @@ PIECES = "pieces"
 
 Piece = tuple[str, tuple[int, int, bytes]]
 """Bytes of an output file: its name, and two numbers that order its pieces (file and row of the input)."""
+
+SpilledPiece = tuple[str, tuple[int, int, Extent]]
+"""A piece whose bytes lie in the spill folder."""
 
 Batch = tuple[int, list[Document]]
 """Documents of one file in its order, with the file's number."""
@@ -119,52 +123,54 @@ class CountTokensFn(beam.DoFn):  # type: ignore[misc]
 
 
 class EncodeDocumentsFn(beam.DoFn):  # type: ignore[misc]
-    """Makes the records of documents: pieces of shards, and reports."""
+    """Makes the records of documents: spilled pieces of shards; reports go to the output `PIECES`."""
 
-    def __init__(self, spec: TextSpec) -> None:
-        self._spec = spec
+    def __init__(self, spec: TextSpec, spill: str) -> None:
+        self._spec, self._spill = spec, spill
         self._encoder: Encoder | None = None
 
-    def process(self, batch: Batch, vocabulary: Sequence[str], classes: Sequence[str]) -> Iterator[Piece]:
-        """Takes a batch."""
+    def process(
+        self, batch: Batch, vocabulary: Sequence[str], classes: Sequence[str]
+    ) -> Iterator[SpilledPiece | TaggedOutput]:
+        """Takes a batch, and what all documents have in common."""
         if self._encoder is None:
             self._encoder = Encoder(self._spec.text, vocabulary)
             self._labels = {label: number for number, label in enumerate(classes)}
         file, documents = batch
-        reports: dict[str, SplitReport] = {}
-        by_class: dict[str, Counter[str]] = {}
-        lengths: dict[str, Counter[int]] = {}
         shards = self._spec.dataset.shards
-        totals: dict[str, Counter[str]] = {}
+        by_split: dict[str, list[Document]] = {}
         for document in documents:
-            encoded = self._encoder.encode(document.text)
-            split = split_of(self._spec, document)
-            record = encode_example(
-                {
-                    TEXT: document.text.encode(),
-                    TEXT_SOURCE: document.source.encode(),
-                    TEXT_LABEL: self._labels[document.label],
-                    TEXT_IDS: encoded.ids.astype("<i4", copy=False).tobytes(),
-                    TEXT_ROW_LENGTHS: encoded.row_lengths.astype("<i4", copy=False).tobytes(),
-                }
-            )
-            yield shard_file(split, document.row % shards, shards), (file, document.row, frame(record))
-            by_class.setdefault(split, Counter())[document.label] += 1
-            lengths.setdefault(split, Counter())[len(encoded.ids)] += 1
-            total = totals.setdefault(split, Counter())
-            total["unknown"] += int((encoded.ids == UNKNOWN_ID).sum())
-            total["cut"] += encoded.cut > 0
-            total["most_rows"] = max(total["most_rows"], len(encoded.row_lengths))
-        for split, total in totals.items():
-            reports[split] = SplitReport(
+            by_split.setdefault(split_of(self._spec, document), []).append(document)
+        records: dict[str, list[bytes]] = {}
+        for split, chosen in by_split.items():
+            encoded = [self._encoder.encode(document.text) for document in chosen]
+            for document, ids in zip(chosen, encoded, strict=True):
+                name = shard_file(split, document.row % shards, shards)
+                records.setdefault(name, []).append(frame(self._record(document, ids)))
+            report = SplitReport(
                 split=split,
-                by_class=dict(by_class[split]),
-                lengths=dict(lengths[split]),
-                unknown=total["unknown"],
-                cut=total["cut"],
-                most_rows=total["most_rows"],
+                by_class=dict(Counter(document.label for document in chosen)),
+                lengths=dict(Counter(len(ids.ids) for ids in encoded)),
+                unknown=sum(int((ids.ids == UNKNOWN_ID).sum()) for ids in encoded),
+                cut=sum(ids.cut > 0 for ids in encoded),
+                most_rows=max(len(ids.row_lengths) for ids in encoded),
             )
-            yield _report_piece(file, documents[0].row, reports[split])
+            yield TaggedOutput(PIECES, _report_piece(file, documents[0].row, report))
+        with SpillWriter(self._spill) as writer:
+            extents = {name: writer.append(b"".join(framed)) for name, framed in records.items()}
+        for name, extent in extents.items():
+            yield name, (file, documents[0].row, extent)
+
+    def _record(self, document: Document, encoded: Encoded) -> bytes:
+        return encode_example(
+            {
+                TEXT: document.text.encode(),
+                TEXT_SOURCE: document.source.encode(),
+                TEXT_LABEL: self._labels[document.label],
+                TEXT_IDS: encoded.ids.astype("<i4", copy=False).tobytes(),
+                TEXT_ROW_LENGTHS: encoded.row_lengths.astype("<i4", copy=False).tobytes(),
+            }
+        )
 
 
 def shard_file(split: str, index: int, shards: int) -> str:

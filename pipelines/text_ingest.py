@@ -1,17 +1,19 @@
 """Ingest of texts: files of documents to a dataset of ids, as a Beam job.
 
     files ─read─▶ batches ─┬─ count tokens, most frequent ─▶ vocabulary ─┐
-                           ├─ labels ─▶ classes ─────────────────────────┤
-                           └────────────────────────────────────────── encode ─▶ shards and reports
+      │                    └─ labels ─▶ classes ─────────────────────────┤
+      └────read again────▶ batches ──────────────────────────────────── encode ─▶ shards and reports
 
-Documents travel in batches. Every file has the same bytes on every run and runner: what belongs to a file is grouped
-and put into the order of the input.
+Documents travel in batches, and never through a shuffle: files are read twice, so that no runner keeps them, and what
+is made of them goes by way of the spill folder. Every file has the same bytes on every run and runner: what belongs to
+a file is grouped and put into the order of the input.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -25,6 +27,7 @@ from pipelines.kernels.text import choose_vocabulary
 from pipelines.kernels.unicode_tables import UNICODE_VERSION
 from pipelines.sink import replacing
 from pipelines.sources.files import InputFile, match_files
+from pipelines.spill import Extent, SpillReader
 from pipelines.splits import TRAIN
 from pipelines.text_documents import (
     PIECES,
@@ -35,6 +38,7 @@ from pipelines.text_documents import (
     FileReport,
     Piece,
     ReadDocumentsFn,
+    SpilledPiece,
     SplitReport,
     shard_file,
 )
@@ -45,6 +49,7 @@ from schemas.text_dataset import VOCABULARY_FILE, DocumentCounts, Lengths, TextM
 from schemas.text_spec import TextSpec
 
 _CLASSES_FILE = "classes.json"
+_SPILL_FOLDER = "spill"
 
 
 def ingest_texts(
@@ -73,6 +78,7 @@ def ingest_texts(
     files = match_files(inputs)
     with building(Path(output), overwrite=overwrite) as folder:
         run_pipeline(lambda pipeline: _build(pipeline, spec, files, folder.absolute()), beam_args)
+        shutil.rmtree(folder / _SPILL_FOLDER, ignore_errors=True)  # not there where there is no document
         manifest = _manifest(spec, files, folder)
         text = manifest.model_dump_json(indent=2).encode() + b"\n"
         (folder / MANIFEST_FILE).write_bytes(text)
@@ -94,12 +100,24 @@ class WriteFileFn(beam.DoFn):  # type: ignore[misc]
                 file.write(piece)
 
 
+class WriteShardFn(beam.DoFn):  # type: ignore[misc]
+    """Writes the pieces of a shard in their order, out of the spill folder."""
+
+    def __init__(self, folder: str, spill: str) -> None:
+        self._folder, self._spill = Path(folder), spill
+
+    def process(self, element: tuple[str, Iterable[tuple[int, int, Extent]]]) -> None:
+        """Takes (file name, spilled pieces)."""
+        name, pieces = element
+        with replacing(self._folder / name) as file, SpillReader(self._spill) as reader:
+            for _, _, extent in sorted(pieces):
+                file.write(reader.read(extent))
+
+
 def _build(pipeline: beam.Pipeline, spec: TextSpec, files: Sequence[InputFile], folder: Path) -> None:
-    read = (
-        pipeline
-        | "Files" >> beam.Create(files, reshuffle=True)
-        | "ReadDocuments" >> beam.ParDo(ReadDocumentsFn(spec)).with_outputs(PIECES, main="batches")
-    )
+    spill = str(folder / _SPILL_FOLDER)
+    to_read = pipeline | "Files" >> beam.Create(files, reshuffle=True)
+    read = to_read | "ReadDocuments" >> beam.ParDo(ReadDocumentsFn(spec)).with_outputs(PIECES, main="batches")
     options = spec.text.vocabulary
     if spec.text.unit == "byte":
         vocabulary = pipeline | "NoVocabulary" >> beam.Create([()])
@@ -120,15 +138,22 @@ def _build(pipeline: beam.Pipeline, spec: TextSpec, files: Sequence[InputFile], 
         | "CollectLabels" >> beam.combiners.ToList()
         | "Classes" >> beam.Map(lambda labels: tuple(sorted(labels)))
     )
-    encoded = read.batches | "Encode" >> beam.ParDo(
-        EncodeDocumentsFn(spec), beam.pvalue.AsSingleton(vocabulary), beam.pvalue.AsSingleton(classes)
+    again = to_read | "ReadAgain" >> beam.ParDo(ReadDocumentsFn(spec)).with_outputs(PIECES, main="batches")
+    encoded = again.batches | "Encode" >> beam.ParDo(
+        EncodeDocumentsFn(spec, spill), beam.pvalue.AsSingleton(vocabulary), beam.pvalue.AsSingleton(classes)
+    ).with_outputs(PIECES, main="shards")
+    _ = (
+        encoded.shards
+        | "TypedShards" >> beam.Map(lambda piece: piece).with_output_types(SpilledPiece)
+        | "GroupShards" >> beam.GroupByKey()
+        | "WriteShards" >> beam.ParDo(WriteShardFn(str(folder), spill))
     )
     lists = (
         vocabulary | "VocabularyFile" >> beam.Map(lambda tokens: (VOCABULARY_FILE, (0, 0, _json_list(tokens)))),
         classes | "ClassesFile" >> beam.Map(lambda labels: (_CLASSES_FILE, (0, 0, _json_list(labels)))),
     )
     _ = (
-        (read[PIECES], encoded, *lists)
+        (read[PIECES], encoded[PIECES], *lists)
         | "Pieces" >> beam.Flatten()
         | "TypedPieces" >> beam.Map(lambda piece: piece).with_output_types(Piece)
         | "GroupFiles" >> beam.GroupByKey()
