@@ -42,9 +42,12 @@ class Profiler:
           outcomes: how many of them were used, duplicate and late.
           runs: its runs, oldest first, each with the blank steps before its first.
         """
-        times = np.unique(events.time_ms)
-        intervals, count = np.unique(np.diff(times), return_counts=True)
-        usual = int(np.argmax(count)) if len(count) else None
+        times = events.time_ms
+        interval = np.diff(times)
+        if (interval <= 0).any():
+            times = np.unique(times)
+            interval = np.diff(times)
+        usual, regularity = _most_frequent(interval)
         used, duplicate, late = outcomes
         return KeyProfile(
             used=used,
@@ -52,8 +55,8 @@ class Profiler:
             late=late,
             first_event_ms=int(times[0]),
             last_event_ms=int(times[-1]),
-            interval_ms=None if usual is None else int(intervals[usual]),
-            regularity=None if usual is None else float(count[usual] / count.sum()),
+            interval_ms=usual,
+            regularity=regularity,
             features=self._features(runs) if runs else {},
         )
 
@@ -68,10 +71,14 @@ class Profiler:
         step = np.concatenate([run.steps.first + np.arange(blank, len(run.steps)) for run in runs])
         values = _joined([run.steps.values[blank:] for run in runs])
         observed = _joined([run.steps.observed[blank:] for run in runs])
+        whole = np.logical_and.reduce(observed, axis=0)
         profiles = {}
         for index, name, bits in self._columns:
-            seen = observed[:, index]
-            column, at = values[seen, index], step[seen]
+            if whole[index]:
+                column, at = np.ascontiguousarray(values[:, index]), step
+            else:
+                seen = observed[:, index]
+                column, at = values[seen, index], step[seen]
             sketch = Sketch.of(column, bits)
             profiles[name] = _profile(column, at, last - first, sketch)
             gathered = self._sketches.setdefault(name, [])
@@ -147,8 +154,10 @@ def _merged(left: FeatureProfile, right: FeatureProfile) -> FeatureProfile:
 def _profile(column: Float32, step: Int64, steps: int, sketch: Sketch) -> FeatureProfile:
     """The profile of one key's feature: its observed values and their steps, among so many steps."""
     absent = np.diff(step) - 1
-    changed = np.flatnonzero(column[1:] != column[:-1])
-    constant = np.diff(changed, prepend=-1, append=len(column) - 1)
+    same = column[1:] == column[:-1]
+    longest_constant = min(len(column), 1)
+    if same.any():
+        longest_constant = int(np.diff(np.flatnonzero(~same), prepend=-1, append=len(same)).max())
     return FeatureProfile(
         steps=steps,
         missing=steps - len(column),
@@ -156,8 +165,19 @@ def _profile(column: Float32, step: Int64, steps: int, sketch: Sketch) -> Featur
         quantiles=_quantiles(sketch),
         gaps=int(np.count_nonzero(absent)),
         longest_gap=int(absent.max(initial=0)),
-        longest_constant=int(constant.max(initial=0)),
+        longest_constant=longest_constant,
     )
+
+
+def _most_frequent(interval: Int64) -> tuple[int | None, float | None]:
+    """The most frequent of some intervals, the shortest of equally frequent ones, and its share."""
+    if not len(interval):
+        return None, None
+    if (interval == interval[0]).all():
+        return int(interval[0]), 1.0
+    distinct, count = np.unique(interval, return_counts=True)
+    usual = int(np.argmax(count))
+    return int(distinct[usual]), float(count[usual] / count.sum())
 
 
 def _quantiles(sketch: Sketch) -> tuple[float, ...]:

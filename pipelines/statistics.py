@@ -44,8 +44,9 @@ def moments(values: Float32) -> Moments | None:
         return None
     column = values.astype(np.float64)
     mean = float(column.mean())
-    std = math.sqrt(float(np.square(column - mean).mean()))
-    return Moments(count=len(column), mean=mean, std=std, min=float(column.min()), max=float(column.max()))
+    column -= mean
+    std = math.sqrt(float(np.square(column, out=column).mean()))
+    return Moments(count=len(values), mean=mean, std=std, min=float(values.min()), max=float(values.max()))
 
 
 def merge(left: Moments, right: Moments) -> Moments:

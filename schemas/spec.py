@@ -423,7 +423,6 @@ class Dataset(Section):
 
     layout: Literal["block", "window"] = "block"
     """A record is a stretch of one key's steps, from which the reader cuts, or a single window for any tool to read."""
-
     block_windows: Count = 4096
     """At most so many consecutive windows of one key share a record."""
     shards: Count = 1
