@@ -49,7 +49,7 @@ class ParquetSource:
             groups = [parquet.metadata.row_group(index).num_rows for index in range(last)]
             row = sum(groups[:first])
             for batch in parquet.iter_batches(_BATCH_ROWS, row_groups=range(first, last), columns=columns):
-                yield self._reader.read(batch.select(columns), row, file)
+                yield self._reader.read(_checked(batch.select(columns)), row, file)
                 row += len(batch)
 
 
@@ -83,16 +83,22 @@ class ArrowSource:
             arrow = pa.ipc.open_file(opened, options=options)
             row = 0
             for index in range(last):
-                batch = arrow.get_batch(index)
+                batch = _checked(arrow.get_batch(index).select(columns))
                 if index >= first:
                     for start in range(0, len(batch), _BATCH_ROWS):
-                        yield self._reader.read(batch.select(columns).slice(start, _BATCH_ROWS), row + start, file)
+                        yield self._reader.read(batch.slice(start, _BATCH_ROWS), row + start, file)
                 row += len(batch)
+
+
+def _checked(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """The batch, if its offsets and texts are sound: Arrow does not look, and reads where damaged ones point."""
+    batch.validate(full=True)
+    return batch
 
 
 @contextmanager
 def _arrow_errors(file: InputFile, kind: str) -> Iterator[None]:
     try:
         yield
-    except (pa.ArrowException, OSError) as exc:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as exc:
         raise InputError(f"{file.path}: expected {kind}, got {' '.join(str(exc).split())}") from exc
