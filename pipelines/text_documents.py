@@ -1,9 +1,10 @@
-"""The workers of the text ingest: documents to counts of tokens, and to records with ids."""
+"""The workers of the text ingest: files to counts of tokens, and to records with ids."""
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import apache_beam as beam
 from apache_beam.pvalue import TaggedOutput
@@ -11,6 +12,7 @@ from pydantic import TypeAdapter
 
 from pipelines.example_encoder import encode_example
 from pipelines.kernels.text import Encoded, Encoder, Tokeniser
+from pipelines.sources.event_batch import DeadRow
 from pipelines.sources.files import InputFile, open_input
 from pipelines.spill import Extent, SpillWriter
 from pipelines.splits import TRAIN, split_of_key
@@ -25,6 +27,7 @@ from schemas.text_spec import UNKNOWN_ID, TextSpec
 DEAD_LETTERS_FOLDER = "dead-letters"
 REPORTS_FILE = "reports.jsonl"
 
+LABELS = "labels"
 PIECES = "pieces"
 
 Piece = tuple[str, tuple[int, int, bytes]]
@@ -33,11 +36,10 @@ Piece = tuple[str, tuple[int, int, bytes]]
 SpilledPiece = tuple[str, tuple[int, int, Extent]]
 """A piece whose bytes lie in the spill folder."""
 
-Batch = tuple[int, list[Document]]
-"""Documents of one file in its order, with the file's number."""
-
-_BATCH_DOCUMENTS = 256
-_BATCH_CHARACTERS = 1 << 20
+_BATCH_DOCUMENTS = 4096
+_BATCH_CHARACTERS = 8 << 20
+_COUNTED_TOKENS = 500_000
+"""Different tokens that a worker counts before it hands them on."""
 
 
 class SplitReport(Section):
@@ -69,17 +71,24 @@ def split_of(spec: TextSpec, document: Document) -> str:
     return ALL_ORIGINS if spec.split is None else split_of_key(spec.split, document.key)
 
 
-class ReadDocumentsFn(beam.DoFn):  # type: ignore[misc]
-    """Reads an input file as batches of documents; dead letters and reports go to the output `PIECES`."""
+class SurveyDocumentsFn(beam.DoFn):  # type: ignore[misc]
+    """Reads what all documents of the input decide together, and reports on them.
+
+    Gives (token, count) of the documents that the vocabulary is made of: those to train on, or all; to `LABELS` labels,
+    each as often as it comes to a file; to `PIECES` dead letters and reports.
+    """
 
     def __init__(self, spec: TextSpec) -> None:
-        self._source = TextSource(spec)
+        self._spec, self._source = spec, TextSource(spec)
 
-    def process(self, file: InputFile) -> Iterator[Batch | TaggedOutput]:
+    def setup(self) -> None:
+        """Makes what does not travel to workers."""
+        self._tokeniser = Tokeniser(self._spec.text)
+
+    def process(self, file: InputFile) -> Iterator[tuple[str, int] | TaggedOutput]:
         """Takes an input file."""
-        rows, reasons = 0, Counter[str]()
-        batch: list[Document] = []
-        characters = 0
+        rows, reasons, counts, labels = 0, Counter[str](), Counter[str](), set[str]()
+        has_vocabulary = self._spec.text.unit != "byte"
         dead_letters = f"{DEAD_LETTERS_FOLDER}/{file.index:05d}-{file.name}.jsonl"
         try:
             with open_input(file.path) as opened:
@@ -90,60 +99,49 @@ class ReadDocumentsFn(beam.DoFn):  # type: ignore[misc]
                         reasons[dead.reason] += 1
                         yield TaggedOutput(PIECES, (dead_letters, (file.index, row, dead.json_line())))
                         continue
-                    batch.append(found)
-                    characters += len(found.text)
-                    if len(batch) == _BATCH_DOCUMENTS or characters >= _BATCH_CHARACTERS:
-                        yield file.index, batch
-                        batch, characters = [], 0
-            if batch:
-                yield file.index, batch
+                    labels.add(found.label)
+                    if has_vocabulary and split_of(self._spec, found) in (TRAIN, ALL_ORIGINS):
+                        counts.update(self._tokeniser.tokens(found.text))
+                    if len(counts) >= _COUNTED_TOKENS:
+                        yield from counts.items()
+                        counts.clear()
             report = FileReport(file=file.index, rows=rows, dead_by_reason=dict(reasons))
         except InputError as exc:
             report = FileReport(file=file.index, failure=str(exc))
-        yield TaggedOutput(PIECES, _report_piece(file.index, -1, report))
-
-
-class CountTokensFn(beam.DoFn):  # type: ignore[misc]
-    """Counts the tokens of the documents that the vocabulary is made of: those to train on, or all."""
-
-    def __init__(self, spec: TextSpec) -> None:
-        self._spec = spec
-
-    def setup(self) -> None:
-        """Makes what does not travel to workers."""
-        self._tokeniser = Tokeniser(self._spec.text)
-
-    def process(self, batch: Batch) -> Iterator[tuple[str, int]]:
-        """Takes a batch; gives (token, count)."""
-        counts = Counter[str]()
-        for document in batch[1]:
-            if split_of(self._spec, document) in (TRAIN, ALL_ORIGINS):
-                counts.update(self._tokeniser.tokens(document.text))
         yield from counts.items()
+        for label in sorted(labels):
+            yield TaggedOutput(LABELS, label)
+        yield TaggedOutput(PIECES, _report_piece(file.index, -1, report))
 
 
 class EncodeDocumentsFn(beam.DoFn):  # type: ignore[misc]
     """Makes the records of documents: spilled pieces of shards; reports go to the output `PIECES`."""
 
     def __init__(self, spec: TextSpec, spill: str) -> None:
-        self._spec, self._spill = spec, spill
+        self._spec, self._spill, self._source = spec, spill, TextSource(spec)
         self._encoder: Encoder | None = None
 
     def process(
-        self, batch: Batch, vocabulary: Sequence[str], classes: Sequence[str]
+        self, file: InputFile, vocabulary: Sequence[str], classes: Sequence[str]
     ) -> Iterator[SpilledPiece | TaggedOutput]:
-        """Takes a batch, and what all documents have in common."""
+        """Takes an input file, and what all documents have in common."""
         if self._encoder is None:
             self._encoder = Encoder(self._spec.text, vocabulary)
             self._labels = {label: number for number, label in enumerate(classes)}
-        file, documents = batch
+        with contextlib.suppress(InputError), open_input(file.path) as opened:  # the survey has told of it
+            for batch in _batches(self._source.read(opened, file.path)):
+                yield from self._encode(file.index, batch, self._encoder)
+
+    def _encode(
+        self, file: int, documents: Sequence[Document], encoder: Encoder
+    ) -> Iterator[SpilledPiece | TaggedOutput]:
         shards = self._spec.dataset.shards
         by_split: dict[str, list[Document]] = {}
         for document in documents:
             by_split.setdefault(split_of(self._spec, document), []).append(document)
         records: dict[str, list[bytes]] = {}
         for split, chosen in by_split.items():
-            encoded = [self._encoder.encode(document.text) for document in chosen]
+            encoded = [encoder.encode(document.text) for document in chosen]
             for document, ids in zip(chosen, encoded, strict=True):
                 name = shard_file(split, document.row % shards, shards)
                 records.setdefault(name, []).append(frame(self._record(document, ids)))
@@ -171,6 +169,21 @@ class EncodeDocumentsFn(beam.DoFn):  # type: ignore[misc]
                 TEXT_ROW_LENGTHS: encoded.row_lengths.astype("<i4", copy=False).tobytes(),
             }
         )
+
+
+def _batches(found: Iterable[Document | tuple[int, DeadRow]]) -> Iterator[list[Document]]:
+    """Documents in the order of their file, some at a time."""
+    batch: list[Document] = []
+    characters = 0
+    for document in found:
+        if isinstance(document, Document):
+            batch.append(document)
+            characters += len(document.text)
+            if len(batch) == _BATCH_DOCUMENTS or characters >= _BATCH_CHARACTERS:
+                yield batch
+                batch, characters = [], 0
+    if batch:
+        yield batch
 
 
 def shard_file(split: str, index: int, shards: int) -> str:

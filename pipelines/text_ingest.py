@@ -1,12 +1,11 @@
 """Ingest of texts: files of documents to a dataset of ids, as a Beam job.
 
-    files ─read─▶ batches ─┬─ count tokens, most frequent ─▶ vocabulary ─┐
-      │                    └─ labels ─▶ classes ─────────────────────────┤
-      └────read again────▶ batches ──────────────────────────────────── encode ─▶ shards and reports
+    files ─survey─▶ counts of tokens, labels ─▶ vocabulary, classes ─┐
+      └─────────────read again────────────────────────────────────── encode ─▶ shards and reports
 
-Documents travel in batches, and never through a shuffle: files are read twice, so that no runner keeps them, and what
-is made of them goes by way of the spill folder. Every file has the same bytes on every run and runner: what belongs to
-a file is grouped and put into the order of the input.
+Documents pass no shuffle: files are read twice, so that no runner keeps them, and what is made of them goes by way of
+the spill folder. Every file has the same bytes on every run and runner: what belongs to a file is grouped and put into
+the order of the input.
 """
 
 from __future__ import annotations
@@ -30,16 +29,16 @@ from pipelines.sources.files import InputFile, match_files
 from pipelines.spill import Extent, SpillReader
 from pipelines.splits import TRAIN
 from pipelines.text_documents import (
+    LABELS,
     PIECES,
     REPORTS_FILE,
     TEXT_REPORT,
-    CountTokensFn,
     EncodeDocumentsFn,
     FileReport,
     Piece,
-    ReadDocumentsFn,
     SpilledPiece,
     SplitReport,
+    SurveyDocumentsFn,
     shard_file,
 )
 from schemas.dataset import ALL_ORIGINS, COMPLETED_FILE, MANIFEST_FILE
@@ -117,29 +116,24 @@ class WriteShardFn(beam.DoFn):  # type: ignore[misc]
 def _build(pipeline: beam.Pipeline, spec: TextSpec, files: Sequence[InputFile], folder: Path) -> None:
     spill = str(folder / _SPILL_FOLDER)
     to_read = pipeline | "Files" >> beam.Create(files, reshuffle=True)
-    read = to_read | "ReadDocuments" >> beam.ParDo(ReadDocumentsFn(spec)).with_outputs(PIECES, main="batches")
+    survey = to_read | "Survey" >> beam.ParDo(SurveyDocumentsFn(spec)).with_outputs(LABELS, PIECES, main="counts")
     options = spec.text.vocabulary
-    if spec.text.unit == "byte":
-        vocabulary = pipeline | "NoVocabulary" >> beam.Create([()])
-    else:
-        vocabulary = (
-            read.batches
-            | "CountTokens" >> beam.ParDo(CountTokensFn(spec)).with_output_types(tuple[str, int])
-            | "SumCounts" >> beam.CombinePerKey(sum)
-            | "Frequent" >> beam.Filter(lambda counted: counted[1] >= options.min_count)
-            | "MostFrequent"
-            >> beam.combiners.Top.Of(options.size, key=lambda counted: (-counted[1], counted[0]), reverse=True)
-            | "Vocabulary" >> beam.Map(lambda counts: choose_vocabulary(counts, options))
-        )
+    vocabulary = (
+        survey.counts
+        | "TypedCounts" >> beam.Map(lambda counted: counted).with_output_types(tuple[str, int])
+        | "SumCounts" >> beam.CombinePerKey(sum)
+        | "Frequent" >> beam.Filter(lambda counted: counted[1] >= options.min_count)
+        | "MostFrequent"
+        >> beam.combiners.Top.Of(options.size, key=lambda counted: (-counted[1], counted[0]), reverse=True)
+        | "Vocabulary" >> beam.Map(lambda counts: choose_vocabulary(counts, options))
+    )
     classes = (
-        read.batches
-        | "Labels" >> beam.FlatMap(lambda batch: sorted({document.label for document in batch[1]}))
+        survey[LABELS]
         | "DistinctLabels" >> beam.Distinct()
         | "CollectLabels" >> beam.combiners.ToList()
         | "Classes" >> beam.Map(lambda labels: tuple(sorted(labels)))
     )
-    again = to_read | "ReadAgain" >> beam.ParDo(ReadDocumentsFn(spec)).with_outputs(PIECES, main="batches")
-    encoded = again.batches | "Encode" >> beam.ParDo(
+    encoded = to_read | "Encode" >> beam.ParDo(
         EncodeDocumentsFn(spec, spill), beam.pvalue.AsSingleton(vocabulary), beam.pvalue.AsSingleton(classes)
     ).with_outputs(PIECES, main="shards")
     _ = (
@@ -153,7 +147,7 @@ def _build(pipeline: beam.Pipeline, spec: TextSpec, files: Sequence[InputFile], 
         classes | "ClassesFile" >> beam.Map(lambda labels: (_CLASSES_FILE, (0, 0, _json_list(labels)))),
     )
     _ = (
-        (read[PIECES], encoded[PIECES], *lists)
+        (survey[PIECES], encoded[PIECES], *lists)
         | "Pieces" >> beam.Flatten()
         | "TypedPieces" >> beam.Map(lambda piece: piece).with_output_types(Piece)
         | "GroupFiles" >> beam.GroupByKey()
