@@ -25,7 +25,9 @@ def validate(spec: Spec, statistics: Statistics, baseline: DatasetFolder | None)
     if baseline is None:
         return Validation(baseline=None, checks=tuple(checks))
     if not baseline.statistics.key_profiles:
-        raise DatasetError(f"{baseline.path}: expected a baseline with profiles, got none; ingest it again")
+        raise DatasetError(
+            f"{baseline.path}: expected a baseline with profiles, got none; a dataset of spans has them in each span"
+        )
     checks += _missing_rise(spec.checks, statistics, baseline.statistics)
     checks += _drift(spec.checks, statistics, baseline.statistics)
     checks += _keys(spec.checks, statistics, baseline.statistics)
