@@ -167,11 +167,16 @@ def _manifest(spec: TextSpec, files: Sequence[InputFile], folder: Path) -> TextM
         for name in ((ALL_ORIGINS,) if spec.split is None else SPLITS)
     }
     used = sum(split.documents for split in splits.values())
+    rows = sum(report.rows for report in read)
+    reasons = sum((Counter(report.dead_by_reason) for report in read), Counter[str]())
+    if rows != used + reasons.total():
+        raise InputError(
+            f"expected {rows - reasons.total()} documents as in the first pass, got {used}: a file changed"
+        )
     if not splits[ALL_ORIGINS if spec.split is None else TRAIN].documents:
         raise InputError(
             f"{', '.join(file.path for file in files)}: expected documents to train on, got none of {used}"
         )
-    reasons = sum((Counter(report.dead_by_reason) for report in read), Counter[str]())
     vocabulary = (folder / VOCABULARY_FILE).read_bytes()
     return TextManifest(
         spec=spec.semantic_document(),
@@ -180,7 +185,7 @@ def _manifest(spec: TextSpec, files: Sequence[InputFile], folder: Path) -> TextM
         unicode=UNICODE_VERSION,
         inputs=tuple(file.name for file in files),
         documents=DocumentCounts(
-            rows=sum(report.rows for report in read),
+            rows=rows,
             used=used,
             dead=reasons.total(),
             dead_by_reason=dict(sorted(reasons.items())),

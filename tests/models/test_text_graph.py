@@ -116,6 +116,19 @@ print(out["ids"].numpy().tolist())
 """
 
 
+def test_a_session_restores_the_vocabulary_as_a_model_server_does(tmp_path: Path) -> None:
+    graph = TextGraph(Text(), ["café", "été"])
+    traced = tf.function(graph.padded, autograph=False).get_concrete_function(tf.TensorSpec([None], tf.string, "text"))
+    tf.saved_model.save(graph, str(tmp_path / "model"), signatures=traced)
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        loaded = tf.compat.v1.saved_model.load(session, ["serve"], str(tmp_path / "model"))
+        signature = loaded.signature_def["serving_default"]
+        given = {signature.inputs["text"].name: ["The café. E\u0301te\u0301!".encode(), b"x"]}
+        ids, mask = session.run([signature.outputs["ids"].name, signature.outputs["mask"].name], given)
+    assert ids.tolist() == [[1, 2, 1, 3, 1], [1, 0, 0, 0, 0]]
+    assert mask.sum(axis=1).tolist() == [5, 1]
+
+
 def test_an_export_needs_nothing_of_ours_and_only_core_operations(tmp_path: Path) -> None:
     graph = TextGraph(Text(), ["café", "été"])
 
