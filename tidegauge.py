@@ -116,11 +116,14 @@ def inspect(
 
 
 @app.command()
-def schema() -> None:
+def schema(
+    text: Annotated[bool, typer.Option("--text", help="That of a spec of texts.")] = False,
+) -> None:
     """Print the spec's JSON Schema, for editors."""
-    from schemas.spec import spec_json_schema
+    from schemas.spec import Spec, spec_json_schema
+    from schemas.text_spec import TextSpec
 
-    _print_json(spec_json_schema())
+    _print_json(spec_json_schema(TextSpec if text else Spec))
 
 
 # --- models ---

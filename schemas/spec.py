@@ -664,10 +664,10 @@ def parse_as(kind: type[S], document: Mapping[str, Any], *, where: str) -> S:
         raise SpecError("\n".join(f"{where}: {line}" for line in lines)) from exc
 
 
-def spec_json_schema() -> dict[str, Any]:
-    """JSON Schema of the spec, for editors."""
+def spec_json_schema(kind: type[BaseModel] = Spec) -> dict[str, Any]:
+    """JSON Schema of a spec of series, or of another kind, for editors."""
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "Tidegauge spec"} | {
-        name: part for name, part in Spec.model_json_schema(mode="validation").items() if name != "title"
+        name: part for name, part in kind.model_json_schema(mode="validation").items() if name != "title"
     }
 
 

@@ -79,6 +79,11 @@ def test_the_fingerprint_of_ids_is_that_of_the_text_section_alone() -> None:
     assert other.window_fingerprint != spec.window_fingerprint
 
 
+def test_the_schema_of_a_spec_of_texts_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["schema", "--text"]) == 0
+    assert {"stream", "text", "split"} <= json.loads(capsys.readouterr().out)["properties"].keys()
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not DATA.is_dir(), reason="needs the shared data folder")
 def test_news_and_whole_novels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
