@@ -41,7 +41,7 @@ class WindowLayout:
         for first in range(0, len(starts), _AT_ONCE):
             some = starts[first : first + _AT_ONCE]
             columns = self._columns(key, block.first_step + some, values[some], observed[some])
-            records = b"".join(frame_table(table) for _, table in encode_examples(columns))
+            records = b"".join(frame_table(table).data for _, table in encode_examples(columns))
             yield block.first_step + int(some[0]), len(some), records
 
     def _columns(self, key: str, first_step: Int64, values: Float32, observed: Bool) -> dict[str, Column]:

@@ -81,4 +81,4 @@ def test_many_examples_have_the_bytes_of_the_real_messages(first: Any, others: d
 
 def test_a_table_is_framed_as_its_records_are() -> None:
     table = np.arange(60, dtype=np.uint8).reshape(4, 15)
-    assert frame_table(table) == b"".join(frame(row.tobytes()) for row in table)
+    assert frame_table(table).tobytes() == b"".join(frame(row.tobytes()) for row in table)
