@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from flows.dataset_windows import RecordDecoder, read_tfrecords
 from flows.prediction_table import prediction_table
 from flows.saved_model_client import SavedModelClient, resolve_version
 from pipelines.beam_job import run_pipeline
+from pipelines.dataset_writer import building
 from pipelines.ingest import DEAD_LETTERS_FOLDER, ingest
 from pipelines.kernels.windowing import Windowing
 from pipelines.sink import replacing
@@ -117,8 +117,8 @@ def score(
       server: ... `host:port` of a model server, where the model has the spec's name.
       beam_args: Beam's options; the workers must see `output` under the same path.
     Raises:
-      InputError: a file cannot be used, or `output` is in use.
-      DatasetError: the dataset is incomplete or of other windows.
+      InputError: a file cannot be used.
+      DatasetError: the dataset is incomplete or of other windows, or `output` is in use.
       ModelError: there is no such model.
       FingerprintMismatch: the model was made for other windows.
       ServingError: the server has not the model, refuses, or stayed away.
@@ -130,7 +130,7 @@ def score(
         given.require_windows_of(spec)
     shared, connect = Shared(), _connector(spec, model, server)
     client = shared.acquire(connect)  # held until the end, so that workers in this process share it
-    with _building(Path(output)) as folder:
+    with building(Path(output).absolute(), overwrite=False) as folder:
         dataset = given or _ingest(spec, inputs, folder / _WINDOWS_FOLDER, beam_args)
         decoder = RecordDecoder(dataset.spec, dataset.manifest.layout)
         workers = ScoreFn(spec, decoder, folder, shared, connect)
@@ -260,19 +260,3 @@ def _summary(spec: Spec, dataset: DatasetFolder, folder: Path) -> ScoringSummary
         events=dataset.manifest.events,
         files=files,
     )
-
-
-@contextmanager
-def _building(output: Path) -> Iterator[Path]:
-    """A folder to build the output in, which takes its name at the end; it goes when the block fails."""
-    folder = output.with_name(f".{output.name}.{uuid.uuid4().hex[:12]}").absolute()
-    try:
-        if output.exists() and (not output.is_dir() or any(output.iterdir())):
-            raise InputError(f"{output}: expected a new folder, got one that is in use")
-        folder.mkdir(parents=True)
-        yield folder
-        folder.rename(output)
-    except OSError as exc:
-        raise InputError(f"{output}: expected a folder that can be written, got {exc.strerror or exc}") from exc
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

@@ -246,6 +246,6 @@ def test_a_failure_within_the_job_leaves_nothing_and_no_traceback(
 
 def test_an_output_in_use_is_never_touched(published: Published, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("precious")
-    with pytest.raises(InputError, match="in use"):
+    with pytest.raises(DatasetError, match="expected a new folder"):
         score(published.spec, inputs=[published.file], model=str(published.model), output=str(tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
