@@ -23,7 +23,7 @@ from models.forecaster import build_forecaster
 from models.progress import EpochLines, EpochLog, draw_learning_curve
 from models.reader import windows
 from models.scaling import Constants
-from schemas.dataset import MANIFEST_FILE, DatasetFolder
+from schemas.dataset import DatasetFolder
 from schemas.errors import DatasetError, ModelError
 from schemas.spec import SPLITS, Spec, Training
 
@@ -181,8 +181,7 @@ def _lineage(folder: DatasetFolder) -> dict[str, Any]:
     splits = {
         name: folder.split(name).model_dump(include={"windows", "first_origin_ms", "last_origin_ms"}) for name in SPLITS
     }
-    manifest = (folder.path / MANIFEST_FILE).read_bytes()
-    return {"dataset_manifest_sha256": hashlib.sha256(manifest).hexdigest(), "splits": splits}
+    return {"dataset_manifest_sha256": folder.digest, "splits": splits}
 
 
 def _environment() -> dict[str, Any]:

@@ -194,7 +194,7 @@ def _manifest(
     span: Span | None,
 ) -> Manifest:
     events = _event_counts(reports)
-    if not events.used:
+    if not events.used and span is None:  # a span may be of an outage
         reasons = ", ".join(f"{count} '{reason}'" for reason, count in events.dead_by_reason.items())
         rows = f"{events.rows} dead rows ({reasons})" if events.rows else "no row"
         raise InputError(f"{_names(files)}: expected events, got {rows}")

@@ -227,7 +227,8 @@ class Validation(Section):
 class DatasetFolder:
     """A complete dataset on disk: one that was ingested whole, or the spans in it laid end to end.
 
-    Of several spans, `manifest` and `statistics` are of all of them together, without profiles.
+    Of several spans, `manifest` and `statistics` are of all of them together, without profiles. `digest` identifies the
+    dataset: the sha256 (hexadecimal) of its manifest, of spans that of their digests.
 
     Raises:
       DatasetError: the folder is missing, incomplete or damaged.
@@ -240,10 +241,12 @@ class DatasetFolder:
             self.manifest = _merged_manifest(parts)
             self.statistics = _merged_statistics(parts)
             self.spec: Spec = parts[0].spec
+            self.digest = hashlib.sha256("".join(part.digest for part in parts).encode()).hexdigest()
             return
         completed = self._read(COMPLETED_FILE, "is no complete dataset: it was never finished, or is something else")
         manifest = self._read(MANIFEST_FILE, "has no manifest")
-        if hashlib.sha256(manifest).hexdigest() != completed.decode(errors="replace").strip():
+        self.digest = hashlib.sha256(manifest).hexdigest()
+        if self.digest != completed.decode(errors="replace").strip():
             raise DatasetError(f"{self.path}: {MANIFEST_FILE} is not the one that {COMPLETED_FILE} was written for")
         try:
             self.manifest = Manifest.model_validate_json(manifest)

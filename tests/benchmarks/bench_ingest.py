@@ -1,6 +1,6 @@
 """Measures the ingest against the plain Beam recipe and against the physical floor.
 
-    python -m tests.benchmarks.bench_ingest --rows 1000000 10000000 --keys 1000 --repeat 3
+    python -m tests.benchmarks.bench_ingest --rows 1000000 10000000 100000000 --steps 10000 --repeat 3
 
 Each part runs in a process of its own, the parts of one round one after the other, so that a ratio compares runs of
 the same minutes. Times leave out imports and, of Beam, the fixed cost of an empty job, which are quoted apart. Memory
@@ -59,7 +59,8 @@ def main() -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Measure the ingest.")
     parser.add_argument("--rows", type=int, nargs="+", default=[1_000_000, 10_000_000])
-    parser.add_argument("--keys", type=int, default=1_000)
+    parser.add_argument("--steps", type=int, default=10_000, help="of each key; the others are more keys")
+    parser.add_argument("--keys", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--past", type=int, default=336)
     parser.add_argument("--horizon", type=int, default=96)
     parser.add_argument("--repeat", type=int, default=3)
@@ -80,19 +81,19 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _measure_rows(rows: int, arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    table, output = folder / f"{rows}.parquet", folder / "output"
-    _run("table", arguments, table, output, rows=rows)
+    table, output, keys = folder / f"{rows}.parquet", folder / "output", rows // arguments.steps
+    _run("table", arguments, table, output, rows=rows, keys=keys)
     parts = ["ingest", *(["floor"] if rows <= arguments.floor_rows else [])]
     found: dict[str, list[dict[str, Any]]] = {part: [] for part in parts}
     for _ in range(arguments.repeat):
         for part in parts:
-            found[part].append(_run(part, arguments, table, output, rows=rows))
+            found[part].append(_run(part, arguments, table, output, rows=rows, keys=keys))
             _remove(output)
     table.unlink()
     ingest = found["ingest"]
     result = {
         "rows": rows,
-        "keys": arguments.keys,
+        "keys": keys,
         "ingest_seconds": statistics.median(run["seconds"] for run in ingest),
         "ingest_all_seconds": [round(run["seconds"], 3) for run in ingest],
         "ingest_peak_bytes": max(run["peak_bytes"] for run in ingest),
@@ -132,12 +133,12 @@ def _measure_baseline(arguments: argparse.Namespace, folder: Path) -> dict[str, 
 
 
 def _run(
-    part: str, arguments: argparse.Namespace, table: Path, output: Path, *, rows: int, keys: int | None = None
+    part: str, arguments: argparse.Namespace, table: Path, output: Path, *, rows: int, keys: int
 ) -> dict[str, Any]:
     import psutil
 
     options: list[object] = ["--part", part, "--rows", rows, "--table", table, "--output", output]
-    options += ["--keys", keys or arguments.keys, "--past", arguments.past, "--horizon", arguments.horizon]
+    options += ["--keys", keys, "--past", arguments.past, "--horizon", arguments.horizon]
     options += ["--shuffled"] if arguments.shuffled else []
     options += ["--beam", *arguments.beam] if arguments.beam else []
     process = subprocess.Popen(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -76,7 +77,12 @@ def test_a_span_made_again_has_the_same_bytes(inputs: list[str], tmp_path: Path)
         span(spec, inputs, output, start, end)
     before = folder_bytes(output)
     span(spec, inputs, output, CUTS[1], CUTS[2])
+    digest = DatasetFolder(output).digest
     assert folder_bytes(output) == before
+    span(spec, inputs[:1], output, "1970-01-02", "1970-01-03")
+    assert DatasetFolder(output).digest != digest
+    shutil.rmtree(output / SPANS_FOLDER / "19700102T000000Z_19700103T000000Z")
+    assert DatasetFolder(output).digest == digest
     assert len(list((output / SPANS_FOLDER).iterdir())) == len(CUTS) - 1
 
 
