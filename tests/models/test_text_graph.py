@@ -14,8 +14,8 @@ import tensorflow as tf
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from models.text_graph import TextGraph
-from pipelines.kernels.text import SENTENCE_ENDS, Encoder, Tokeniser
+from models.text_graph import NormaliserGraph, TextGraph
+from pipelines.kernels.text import SENTENCE_ENDS, Encoder, Normaliser, Tokeniser
 from pipelines.kernels.unicode_tables import CharacterClass, unicode_tables
 from schemas.text_spec import Text
 
@@ -72,17 +72,26 @@ def test_any_texts_have_the_same_ids(options: dict[str, Any], documents: list[st
     assert found == expected
 
 
+CODE_POINTS = [chr(code) for code in range(0x110000) if not 0xD800 <= code < 0xE000]
+
+
 @pytest.mark.parametrize("lower", [True, pytest.param(False, marks=pytest.mark.slow)])
-def test_every_code_point_has_the_same_ids(lower: bool) -> None:
-    codes = [code for code in range(0x110000) if not 0xD800 <= code < 0xE000]
-    # Between letters, by itself, after a capital and before a mark.
-    documents = [
-        "".join(f"a{chr(code)}b {chr(code)} E{chr(code)}\u0301." for code in codes[first : first + 64])
-        for first in range(0, len(codes), 64)
-    ]
-    text = Text.model_validate({"unit": "character", "lower": lower})
-    found, expected = both(text, documents, [chr(code) for code in codes])
-    assert found == expected
+def test_every_code_point_is_normalised_the_same(lower: bool) -> None:
+    # Between letters, after a capital and before a mark.
+    document = "".join(f"a{character}b E{character}\u0301." for character in CODE_POINTS)
+    codes = np.frombuffer(document.encode("utf-32-le"), np.int32)
+    found, counts = NormaliserGraph(lower=lower)(tf.constant(codes), tf.constant([len(codes)], tf.int64))
+    expected = np.frombuffer(Normaliser(lower=lower)(document).encode("utf-32-le"), np.int32)
+    assert counts.numpy().tolist() == [len(expected)]
+    np.testing.assert_array_equal(found.numpy(), expected)
+
+
+def test_every_code_point_is_cut_into_the_same_tokens() -> None:
+    documents = ["".join(f"a{character}b" for character in CODE_POINTS[at : at + 32]) for at in range(0, 0x10F800, 32)]
+    ids, _ = TextGraph(Text(), [])(tf.constant([document.encode() for document in documents]))
+    tokeniser = Tokeniser(Text())
+    expected = [len(tokeniser.tokens(document)) for document in documents]
+    np.testing.assert_array_equal(ids.row_lengths().numpy(), expected)
 
 
 @pytest.mark.parametrize(
