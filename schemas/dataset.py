@@ -241,7 +241,7 @@ class DatasetFolder:
             self.manifest = _merged_manifest(parts)
             self.statistics = _merged_statistics(parts)
             self.spec: Spec = parts[0].spec
-            self.digest = hashlib.sha256("".join(part.digest for part in parts).encode()).hexdigest()
+            self.digest: str = hashlib.sha256("".join(part.digest for part in parts).encode()).hexdigest()
             return
         completed = self._read(COMPLETED_FILE, "is no complete dataset: it was never finished, or is something else")
         manifest = self._read(MANIFEST_FILE, "has no manifest")
