@@ -165,7 +165,7 @@ def test_refuses_what_it_cannot_read(easy_dataset: DatasetFolder, tmp_path: Path
         windows(easy_dataset, "tset", batch_size=1)
     folder = lay_dataset(tmp_path / "dataset", easy_spec(), easy_series())
     other = seal(folder.path, folder.manifest.model_copy(update={"layout": "rows"}))
-    with pytest.raises(DatasetError, match="expected a layout of .*, got 'rows'"):
+    with pytest.raises(DatasetError, match=r"expected a layout of .*, got 'rows'"):
         windows(other, "train", batch_size=1)
     folder.shard_paths("train")[0].unlink()
     with pytest.raises(DatasetError, match="expected a file of the split 'train'"):
