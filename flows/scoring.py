@@ -46,7 +46,9 @@ from schemas.errors import (
     TidegaugeError,
 )
 from schemas.prediction import ModelVersion
-from schemas.spec import Section, Serving, Spec
+from schemas.section import Section
+from schemas.settings_spec import Serving
+from schemas.spec import Spec
 from streaming.predictor import Client, Predictor
 from streaming.serving_client import ServingClient
 

@@ -20,7 +20,9 @@ from models.scaling import SCALINGS, Cells, Constants
 from models.window import EncodedWindow
 from schemas.dataset import Statistics
 from schemas.errors import ModelError
-from schemas.spec import Feature, LstmModel, Spec
+from schemas.model_spec import LstmModel
+from schemas.spec import Spec
+from schemas.stream_spec import Feature
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from typing import Any
 from keras import layers, ops
 
 from models.window import EncodedWindow
-from schemas.spec import LstmModel
+from schemas.model_spec import LstmModel
 
 
 def build(options: LstmModel, window: EncodedWindow, *, portable: bool) -> Any:

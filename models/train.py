@@ -25,7 +25,9 @@ from models.reader import windows
 from models.scaling import Constants
 from schemas.dataset import DatasetFolder
 from schemas.errors import DatasetError, ModelError
-from schemas.spec import SPLITS, Spec, Training
+from schemas.model_spec import Training
+from schemas.spec import Spec
+from schemas.split_spec import SPLITS
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,8 @@ from tensorflow_metadata.proto.v0 import schema_pb2, statistics_pb2
 from pipelines.kernels.sketch import Sketch
 from pipelines.profiles import sketch_of
 from schemas.dataset import FeatureProfile, Moments, Statistics
-from schemas.spec import Feature, Spec
+from schemas.spec import Spec
+from schemas.stream_spec import Feature
 
 UNKNOWN_CATEGORY = "(unknown)"
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter
 
 from schemas.dataset import KeyProfile, Moments, Shard, SketchCounts
-from schemas.spec import Section
+from schemas.section import Section
 
 REPORTS = "reports"
 """The output of a stage that encoded reports go to."""

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from pipelines.kernels.grid import Bool, Int64
 from schemas.errors import InputError, SpecError
-from schemas.spec import FractionSplit, Spec
+from schemas.spec import Spec
+from schemas.split_spec import FractionSplit
 from schemas.units import iso_to_ms, ms_to_iso
 
 

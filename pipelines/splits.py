@@ -12,7 +12,8 @@ from pipelines.kernels.grid import Int64
 from pipelines.kernels.windowing import Windowing, Windows
 from schemas.dataset import ALL_ORIGINS
 from schemas.errors import SpecError
-from schemas.spec import SPLITS, FractionSplit, Interval, KeySplit, Spec, TimeSplit
+from schemas.spec import Spec
+from schemas.split_spec import SPLITS, FractionSplit, Interval, KeySplit, TimeSplit
 
 TRAIN = "train"
 

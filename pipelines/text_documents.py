@@ -20,7 +20,7 @@ from pipelines.text_source import Document, TextSource
 from pipelines.tfrecord import frame
 from schemas.dataset import ALL_ORIGINS
 from schemas.errors import InputError
-from schemas.spec import Section
+from schemas.section import Section
 from schemas.text_dataset import TEXT, TEXT_IDS, TEXT_LABEL, TEXT_ROW_LENGTHS, TEXT_SOURCE
 from schemas.text_spec import UNKNOWN_ID, TextSpec
 

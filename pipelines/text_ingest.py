@@ -43,7 +43,7 @@ from pipelines.text_documents import (
 )
 from schemas.dataset import ALL_ORIGINS, COMPLETED_FILE, MANIFEST_FILE
 from schemas.errors import InputError
-from schemas.spec import SPLITS
+from schemas.split_spec import SPLITS
 from schemas.text_dataset import VOCABULARY_FILE, DocumentCounts, Lengths, TextManifest, TextShard, TextSplit
 from schemas.text_spec import TextSpec
 

@@ -8,7 +8,8 @@ from pipelines.kernels.drift import drift
 from pipelines.profiles import sketch_of
 from schemas.dataset import Check, DatasetFolder, FeatureProfile, Statistics, Validation
 from schemas.errors import DatasetError
-from schemas.spec import Checks, Spec
+from schemas.settings_spec import Checks
+from schemas.spec import Spec
 
 
 def validate(spec: Spec, statistics: Statistics, baseline: DatasetFolder | None) -> Validation:

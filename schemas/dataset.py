@@ -47,7 +47,8 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from schemas.errors import DatasetError
-from schemas.spec import Section, Spec, parse_spec
+from schemas.section import Section
+from schemas.spec import Spec, parse_spec
 
 BLOCK_KEY = "key"
 BLOCK_FIRST_STEP = "first_step"

@@ -15,7 +15,8 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import orjson
 
-from schemas.spec import Feature, Spec
+from schemas.spec import Spec
+from schemas.stream_spec import Feature
 from schemas.units import iso_to_ms
 
 _FLOAT32_MAX = float(np.finfo(np.float32).max)

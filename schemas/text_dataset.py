@@ -31,7 +31,7 @@ from pydantic import ValidationError
 
 from schemas.dataset import COMPLETED_FILE, MANIFEST_FILE
 from schemas.errors import DatasetError
-from schemas.spec import Section
+from schemas.section import Section
 from schemas.text_spec import TextSpec, parse_text_spec
 
 TEXT_LAYOUT = "text"

@@ -13,22 +13,11 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from schemas.spec import (
-    Count,
-    Dataset,
-    Kafka,
-    KeySplit,
-    Name,
-    Paths,
-    Section,
-    Serving,
-    Spec,
-    canonical,
-    fingerprint_of,
-    load_spec,
-    parse_as,
-    read_document,
-)
+from schemas.documents import canonical, fingerprint_of, parse_as, read_document
+from schemas.section import Count, Name, Section
+from schemas.settings_spec import Dataset, Kafka, Paths, Serving
+from schemas.spec import Spec, load_spec
+from schemas.split_spec import KeySplit
 
 PAD_ID = 0
 UNKNOWN_ID = 1

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from schemas.spec import Spec, Topic
+from schemas.settings_spec import Topic
+from schemas.spec import Spec
 from streaming.topics import FOREVER, NewTopic, TopicAdmin, retention_warnings
 
 _NO_LIMIT = str(2**63 - 1)

@@ -14,7 +14,8 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 
-from schemas.spec import Feature, Spec
+from schemas.spec import Spec
+from schemas.stream_spec import Feature
 
 CALENDAR = {  # period and start in ms
     "time_of_day": (24 * 3_600_000, 0),

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from flows.demo import WEATHER_DATA, WEATHER_SPEC
-from schemas.spec import SPLITS, Spec, load_spec
+from schemas.spec import Spec, load_spec
+from schemas.split_spec import SPLITS
 from schemas.units import iso_to_ms
 from tests.oracle import Oracle, OracleEvent
 

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from pipelines.kernels.grid import Events
 from pipelines.kernels.windowing import Windowing, Windows
 from schemas.dataset import DatasetFolder, EventCounts, Manifest, Moments, Shard, Split, Statistics
-from schemas.spec import SPLITS, DateSplit, Spec
+from schemas.spec import Spec
+from schemas.split_spec import SPLITS, DateSplit
 
 Series = Mapping[str, tuple[NDArray[np.int64], NDArray[np.float64]]]
 """For each key: event times int64 (event,) in ms, and values float64 (event, carried feature)."""

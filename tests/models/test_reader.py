@@ -15,7 +15,8 @@ from pipelines.kernels.grid import Events
 from pipelines.kernels.windowing import Windowing
 from schemas.dataset import DatasetFolder
 from schemas.errors import DatasetError
-from schemas.spec import DateSplit, Spec
+from schemas.spec import Spec
+from schemas.split_spec import DateSplit
 from tests.models.conftest import easy_series, easy_spec
 from tests.models.datasets import Series, lay_dataset, seal
 

@@ -19,7 +19,8 @@ from tensorflow_metadata.proto.v0 import schema_pb2
 from pipelines.ingest import ingest
 from schemas.dataset import ALL_ORIGINS, DatasetFolder, Manifest, Moments
 from schemas.errors import DatasetError, InputError, SpecError
-from schemas.spec import SPLITS, Spec
+from schemas.spec import Spec
+from schemas.split_spec import SPLITS
 from tests.oracle import Oracle, OracleEvent
 from tests.pipelines.records import ReadWindow, read_windows
 from tests.specs import tiny_spec

@@ -20,7 +20,8 @@ from models import reader
 from pipelines.ingest import ingest
 from schemas.dataset import SPANS_FOLDER, DatasetFolder
 from schemas.errors import DatasetError, InputError, SpecError
-from schemas.spec import SPLITS, Spec
+from schemas.spec import Spec
+from schemas.split_spec import SPLITS
 from tests.pipelines.records import read_windows
 from tests.pipelines.test_ingest import SPLIT, csv_text, folder_bytes, random_events, spec_of
 from tests.specs import tiny_spec

@@ -15,7 +15,8 @@ from pipelines.kernels.grid import Events
 from pipelines.kernels.windowing import Windowing, Windows
 from pipelines.splits import Splitter, split_of_key
 from schemas.errors import SpecError
-from schemas.spec import SPLITS, KeySplit, RollingSplit, Spec, load_spec
+from schemas.spec import Spec, load_spec
+from schemas.split_spec import SPLITS, KeySplit, RollingSplit
 from schemas.units import iso_to_ms, ms_to_iso
 from tests.specs import tiny_spec
 

@@ -19,7 +19,7 @@ from pipelines.kernels.text import Encoder, Tokeniser, choose_vocabulary
 from pipelines.splits import split_of_key
 from pipelines.text_ingest import ingest_texts
 from schemas.errors import DatasetError, InputError
-from schemas.spec import SPLITS
+from schemas.split_spec import SPLITS
 from schemas.text_dataset import TextDatasetFolder
 from schemas.text_spec import FIRST_ID, TextSpec, parse_text_spec
 from tests.pipelines.records import read_frames

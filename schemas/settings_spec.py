@@ -1,0 +1,103 @@
+"""Where and how a stream runs: no part of any fingerprint, and what environment variables override."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from schemas.section import Count, Name, Section, Share
+from schemas.units import DurationMs
+
+
+class Source(Section):
+    """How input files are read."""
+
+    format: Literal["csv", "json", "parquet", "arrow", "avro", "tfrecord"] | None = None
+    """Of every file; told by its name's suffix when left out."""
+    layout: Literal["long", "wide"] = "long"
+    """A long table has a key column; a wide one a column for each series, named by its key."""
+    series: tuple[str, ...] = ()
+    """The series of a wide table; all columns but the time's when left out."""
+    columns: dict[str, str] = {}
+    """Columns that the files do not have, each with its one value, such as the key of a single series."""
+    max_dead: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """A greater share of dead rows fails the job before it publishes."""
+
+
+class Checks(Section):
+    """What a dataset may be like: beyond a limit it is not published. What has no limit is only reported.
+
+    All but `max_missing` compare it with a baseline, an earlier dataset, where one is given.
+    """
+
+    max_missing: Share | None = None
+    """Of the steps of each feature, from each key's first to its last, how many may have no observed value."""
+    max_missing_rise: Share | None = None
+    """By how much that share may be above the baseline's."""
+    max_drift: Share | None = None
+    """The Jensen-Shannon divergence (base 2) of each feature's distribution from the baseline's."""
+    max_new_keys: Share | None = None
+    """Of the keys, how many the baseline may lack."""
+    max_broken_step: Share | None = None
+    """Of the keys that both have, how many may have another most frequent time between events."""
+
+
+class Dataset(Section):
+    """How windows are laid into files."""
+
+    layout: Literal["block", "window"] = "block"
+    """A record is a stretch of one key's steps, from which the reader cuts, or a single window for any tool to read."""
+    block_windows: Count = 4096
+    """At most so many consecutive windows of one key share a record."""
+    shards: Count = 1
+    """Files a split."""
+
+
+class Topic(Section):
+    """A topic as Tidegauge creates it where it does not exist."""
+
+    name: Name
+    partitions: Count = 1
+    retention: DurationMs | Literal["unlimited"] = "unlimited"
+    """Record time is event time, so a topic that expires by time loses replayed history at once."""
+
+
+class Kafka(Section):
+    """The broker and the stream's topics; a topic left out is named after the stream."""
+
+    bootstrap_servers: str = "127.0.0.1:19092"
+    group: Name | None = None
+    input: Topic | None = None
+    predictions: Topic | None = None
+    late: Topic | None = None
+    dead_letters: Topic | None = None
+    max_poll_records: Count = 2000
+
+
+class Serving(Section):
+    """TF Serving, or the embedded model server."""
+
+    address: Annotated[str, Field(pattern=r"^[^:/\s]+:\d{1,5}$")] = "127.0.0.1:8500"
+    model: Name | None = None
+    """The served model's name; the stream's name when left out."""
+    version: Count | None = None
+    """A pinned version; the latest when left out."""
+    deadline: Annotated[DurationMs, Field(ge=1)] = 5_000
+    max_batch: Count = 256
+
+
+class Paths(Section):
+    """Folders, relative to the working directory."""
+
+    state: str = ".tidegauge"
+    models: str = ".tidegauge/models"
+
+
+class Topics(Section):
+    """The topics of one stream, with nothing left out."""
+
+    input: Topic
+    predictions: Topic
+    late: Topic
+    dead_letters: Topic
