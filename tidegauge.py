@@ -379,12 +379,12 @@ def demo(
 
 
 def _quieten() -> None:
-    """Keeps what libraries say at import off the terminal; warnings of ours and of theirs at work still show."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    for handler in logging.getLogger().handlers:
-        handler.addFilter(lambda record: record.name != "root")  # nobody here logs there
-    # A broker that is away is a line a second there; what matters of it comes as our own words.
-    logging.getLogger("kafka").setLevel(logging.CRITICAL)
+    """Keeps off the terminal what libraries say to nobody; warnings of ours and of theirs at work still show."""
+    handler = logging.StreamHandler()
+    # Beam logs to the root logger at import; kafka-python writes a line a second while a broker is away, of which what
+    # matters comes as our own words.
+    handler.addFilter(lambda record: record.name.partition(".")[0] not in ("root", "kafka"))
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", handlers=[handler])
 
 
 def _import_tensorflow() -> None:
