@@ -39,6 +39,21 @@ class Block:
                 features[name] = np.packbits(flags, axis=None, bitorder="little").tobytes()
         return encode_example(features)
 
+    def pack(self) -> bytes:
+        """The block as bytes that `unpack` reads, for the way through a spill file."""
+        head = np.array((self.first_step, *self.values.shape), "<i8")
+        parts = (head, self.values.astype("<f4", copy=False), self.observed, self.origins)
+        return b"".join(part.tobytes() for part in parts)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Block:
+        """Reads what `pack` wrote."""
+        first_step, rows, width = np.frombuffer(data, "<i8", 3).tolist()
+        cells, start = rows * width, 24
+        values = np.frombuffer(data, "<f4", cells, start).reshape(rows, width)
+        flags = np.frombuffer(data, np.bool_, -1, start + 4 * cells)
+        return cls(first_step, values, flags[:cells].reshape(rows, width), flags[cells:])
+
 
 class BlockLayout:
     """Lays windows into blocks as a spec says."""

@@ -157,7 +157,7 @@ def build_job(
         windowed.records
         | "TypedRecords" >> beam.Map(lambda record: record).with_output_types(tuple[str, SpilledRecord])
         | "GroupShards" >> beam.GroupByKey()
-        | "WriteShards" >> beam.ParDo(WriteShardFn(str(folder), spill))
+        | "WriteShards" >> beam.ParDo(WriteShardFn(spec, str(folder), spill))
     )
     _ = (
         (cut[REPORTS], read[REPORTS], windowed[REPORTS], shards)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,10 +17,12 @@ import apache_beam as beam
 from pipelines.key_hash import key_hash
 from pipelines.reports import ShardReport, encode_report
 from pipelines.spill import Extent, SpillReader
+from pipelines.window_examples import WindowLayout
 from schemas.dataset import Shard
+from schemas.spec import Spec
 
 Record = tuple[bytes, int, int, bytes]
-"""Key (UTF-8), first step, number of windows, framed bytes."""
+"""Key (UTF-8), first step, number of windows, and a block: framed, or packed where its windows are laid one by one."""
 
 SpilledRecord = tuple[bytes, int, int, Extent]
 """A record whose bytes lie in the spill folder. Key and first step give its place in the file."""
@@ -36,14 +38,25 @@ def shard_name(split: str, index: int, shards: int) -> str:
     return f"{split}-{index:05d}-of-{shards:05d}.tfrecord"
 
 
-def write_shard(folder: Path, name: str, records: Iterable[SpilledRecord], spill: str) -> Shard:
+Expand = Callable[[str, bytes], Iterable[bytes]]
+"""Key and spilled bytes to the framed records that stand for them in a shard."""
+
+
+def as_spilled(_: str, framed: bytes) -> Iterable[bytes]:
+    """What was spilled is what is written."""
+    return (framed,)
+
+
+def write_shard(
+    folder: Path, name: str, records: Iterable[SpilledRecord], spill: str, expand: Expand = as_spilled
+) -> Shard:
     """Writes one shard, its records by key and first step, out of the spill folder."""
     digest, blocks, windows = hashlib.sha256(), 0, 0
     with replacing(folder / name) as file, SpillReader(spill) as reader:
-        for _, _, of_block, extent in sorted(records, key=lambda record: record[:2]):
-            framed = reader.read(extent)
-            file.write(framed)
-            digest.update(framed)
+        for key, _, of_block, extent in sorted(records, key=lambda record: record[:2]):
+            for framed in expand(key.decode(), reader.read(extent)):
+                file.write(framed)
+                digest.update(framed)
             blocks += 1
             windows += of_block
     return Shard(path=name, sha256=digest.hexdigest(), blocks=blocks, windows=windows)
@@ -72,13 +85,17 @@ class replacing:  # noqa: N801 - reads as what it does
 class WriteShardFn(beam.DoFn):  # type: ignore[misc]
     """Writes the records of one shard; gives its encoded report."""
 
-    def __init__(self, folder: str, spill: str) -> None:
-        self._folder, self._spill = Path(folder), spill
+    def __init__(self, spec: Spec, folder: str, spill: str) -> None:
+        self._spec, self._folder, self._spill = spec, Path(folder), spill
+
+    def setup(self) -> None:
+        """Makes what does not travel to workers."""
+        self._expand = WindowLayout(self._spec).expand if self._spec.dataset.layout == "window" else as_spilled
 
     def process(self, element: tuple[str, Iterable[SpilledRecord]]) -> Iterator[bytes]:
         """Takes (file name, records)."""
         name, records = element
-        yield encode_report(ShardReport(shard=write_shard(self._folder, name, records, self._spill)))
+        yield encode_report(ShardReport(shard=write_shard(self._folder, name, records, self._spill, self._expand)))
 
 
 class WriteLinesFn(beam.DoFn):  # type: ignore[misc]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 
 from pipelines.blocks import Block, BlockLayout
@@ -16,7 +14,6 @@ from pipelines.spans import Span
 from pipelines.splits import TRAIN, Splitter
 from pipelines.statistics import moments_by_feature, touched_rows
 from pipelines.tfrecord import frame
-from pipelines.window_examples import WindowLayout
 from schemas.spec import Spec
 
 
@@ -27,7 +24,8 @@ class KeyWindows:
         self._windowing = Windowing(spec)
         self._span = span
         self._layout = BlockLayout(spec)
-        self._encode = WindowLayout(spec).encode if spec.dataset.layout == "window" else _framed
+        # A window of its own is many times its share of a block: what is spilled is blocks, whatever the layout.
+        self._spilled = _packed if spec.dataset.layout == "window" else _framed
         self._splitter = Splitter(spec, all_origins=all_origins)
         self._profiler = Profiler(spec)
         self._features = [feature.name for feature in spec.stream.features]
@@ -65,8 +63,8 @@ class KeyWindows:
                     train_rows.append((run.steps.values[touched], run.steps.observed[touched]))
                 name = shard_name(split, shard, self._shards)
                 for block in self._layout.blocks(run.steps, end):
-                    for first_step, windows, framed in self._encode(key, block):
-                        records.append((name, (key.encode(), first_step, windows, framed)))
+                    place = (key.encode(), block.first_step, block.windows)
+                    records.append((name, (*place, self._spilled(key, block))))
         if self._span is not None:
             outcomes = outcomes[self._span.holds(events.time_ms)]
         count = np.bincount(outcomes, minlength=len(Outcome)).tolist()
@@ -93,5 +91,9 @@ class KeyWindows:
         return SketchReport(sketches=self._profiler.take_sketches())
 
 
-def _framed(key: str, block: Block) -> Iterator[tuple[int, int, bytes]]:
-    yield block.first_step, block.windows, frame(block.encode(key))
+def _framed(key: str, block: Block) -> bytes:
+    return frame(block.encode(key))
+
+
+def _packed(_: str, block: Block) -> bytes:
+    return block.pack()

@@ -33,6 +33,11 @@ class WindowLayout:
         self._has_future = any(feature.role == "future" for feature in features)
         self._has_static = any(feature.role == "static" for feature in features)
 
+    def expand(self, key: str, packed: bytes) -> Iterator[bytes]:
+        """The framed records of a packed block's windows, some at a time."""
+        for _, _, framed in self.encode(key, Block.unpack(packed)):
+            yield framed
+
     def encode(self, key: str, block: Block) -> Iterator[tuple[int, int, bytes]]:
         """The windows of a block, some at a time: the first one's step, how many they are, and their framed records."""
         starts = np.flatnonzero(block.origins)

@@ -11,7 +11,7 @@ is the greatest sum of the resident sets of a process and all its children, look
 - ingest: the same table to a dataset of blocks, with the spec of `_spec`.
 - baseline: Beam's usual way to windows, on `--baseline-rows` rows: one `tf.train.Example` a window from a DoFn,
   `FloatList(value=window.tolist())`, WriteToTFRecord, one shard. The block layout makes windows of the same size from
-  more rows.
+  more rows, and so does the window layout, beside the bare rate at which the bytes of its shards can be written.
 """
 
 from __future__ import annotations
@@ -108,27 +108,35 @@ def _measure_rows(rows: int, arguments: argparse.Namespace, folder: Path) -> dic
 
 
 def _measure_baseline(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    small, large = folder / "small.parquet", folder / "large.parquet"
+    small, middle, large = (folder / f"{name}.parquet" for name in ("small", "middle", "large"))
     output = folder / "output"
     # The same windows a second at either size, so the block layout may show its rate on more of them.
-    many = arguments.baseline_rows * 500
+    some, many = arguments.baseline_rows * 25, arguments.baseline_rows * 500
     _run("table", arguments, small, output, rows=arguments.baseline_rows, keys=1)
+    _run("table", arguments, middle, output, rows=some, keys=10)
     _run("table", arguments, large, output, rows=many, keys=100)
-    rates: dict[str, list[float]] = {"baseline": [], "ingest": []}
+    rates: dict[str, list[float]] = {"baseline": [], "ingest": [], "window_layout": [], "bare_write": []}
     for _ in range(arguments.repeat):
         for part, table, rows, keys in (
             ("baseline", small, arguments.baseline_rows, 1),
             ("ingest", large, many, 100),
+            ("window_layout", middle, some, 10),
         ):
             run = _run(part, arguments, table, output, rows=rows, keys=keys)
             rates[part].append(run["windows"] / run["seconds"])
+            if "bare_seconds" in run:
+                rates["bare_write"].append(run["windows"] / run["bare_seconds"])
             _remove(output)
-    baseline, ingest = statistics.median(rates["baseline"]), statistics.median(rates["ingest"])
+    baseline, ingest, windows, bare = (statistics.median(rates[name]) for name in rates)
     return {
         "window": f"{arguments.past}+{arguments.horizon} steps of {WIDTH} float32",
         "baseline_windows_per_second": baseline,
         "block_windows_per_second": ingest,
         "block_over_baseline": ingest / baseline,
+        "window_layout_windows_per_second": windows,
+        "window_layout_over_baseline": windows / baseline,
+        "bare_write_windows_per_second": bare,
+        "window_layout_over_bare_write": windows / bare,
     }
 
 
@@ -220,11 +228,23 @@ def _floor(arguments: argparse.Namespace) -> dict[str, Any]:
     return {"seconds": time.perf_counter() - began}
 
 
-def _ingest(arguments: argparse.Namespace) -> dict[str, Any]:
+def _window_layout(arguments: argparse.Namespace) -> dict[str, Any]:
+    found = _ingest(arguments, layout="window")
+    buffer, left = os.urandom(8 << 20), found["bytes"]
+    bare = Path(arguments.output, "bare")
+    began = time.perf_counter()
+    with bare.open("wb") as file:
+        while left > 0:
+            left -= file.write(buffer[: min(left, len(buffer))])
+    found["bare_seconds"] = time.perf_counter() - began
+    return found
+
+
+def _ingest(arguments: argparse.Namespace, layout: str = "block") -> dict[str, Any]:
     from pipelines.ingest import ingest
 
     [rows] = arguments.rows
-    spec = _spec(rows // arguments.keys, arguments.past, arguments.horizon)
+    spec = _spec(rows // arguments.keys, arguments.past, arguments.horizon, layout)
     beam_args = [f"--{option}" for option in arguments.beam]
     start_up = _timed(lambda: _empty_job(beam_args))
     began = time.perf_counter()
@@ -240,7 +260,7 @@ def _ingest(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _spec(steps: int, past: int, horizon: int) -> Any:
+def _spec(steps: int, past: int, horizon: int, layout: str) -> Any:
     from schemas.spec import parse_spec
     from schemas.units import ms_to_iso
 
@@ -257,7 +277,7 @@ def _spec(steps: int, past: int, horizon: int) -> Any:
             "grid": {"step": "1min", "regular": True},
             "window": {"past": past, "horizon": horizon, "min_observed": past},
             "split": {"by": "dates", "train": cuts[:2], "validation": cuts[1:3], "test": cuts[2:]},
-            "dataset": {"shards": 4},
+            "dataset": {"shards": 4, "layout": layout},
         }
     )
 
@@ -311,7 +331,13 @@ def _baseline(arguments: argparse.Namespace) -> dict[str, Any]:
     return {"seconds": seconds, "windows": len(series) - length + 1}
 
 
-_PARTS = {"table": _table, "floor": _floor, "ingest": _ingest, "baseline": _baseline}
+_PARTS = {
+    "table": _table,
+    "floor": _floor,
+    "ingest": _ingest,
+    "window_layout": _window_layout,
+    "baseline": _baseline,
+}
 
 if __name__ == "__main__":
     main()
