@@ -119,6 +119,7 @@ class Grid:
             (index, feature.calendar, feature.zone) for index, feature in enumerate(features) if feature.calendar
         ]
         self._aggregates = np.array([features[index].aggregate for index in carried])
+        self._takes_last = bool((self._aggregates == "last").all())
         self._held = np.array([features[index].fill == "hold" for index in carried])
         self._zeroed = np.array([features[index].fill == "zero" for index in carried])
 
@@ -262,15 +263,19 @@ class Grid:
 
     def _reduce(self, row: Int64, values: Float64, count: int) -> Float32:
         """The aggregate of each cell as float32 (count, carried feature), NaN in a cell without a value."""
-        width = len(self._carried)
-        event, column = np.nonzero(~np.isnan(values))  # in row-major order, so by time within a cell
+        width, missing = len(self._carried), np.isnan(values)
+        if self._takes_last and not missing.any():  # the common case: whole rows, of which the last stays
+            whole = np.full((count, width), np.nan, np.float32)
+            whole[row] = values
+            return whole
+        event, column = np.nonzero(~missing)  # in row-major order, so by time within a cell
         cell, value = row[event] * width + column, values[event, column]
         # `bincount` adds one weight after the other: the sum depends on the order of the events alone.
         size, how = count * width, self._aggregates
         flat = np.full(size, np.nan)
         flat[cell] = value  # where an index is repeated the last value stays
         cells = flat.reshape(count, width)
-        if not (how == "last").all():
+        if not self._takes_last:
             number = np.bincount(cell, minlength=size).reshape(count, width).astype(np.float64)
             total = np.bincount(cell, weights=value, minlength=size).reshape(count, width)
             empty = number == 0
