@@ -56,7 +56,7 @@ class ReadEventsFn(beam.DoFn):  # type: ignore[misc]
 
     def setup(self) -> None:
         """Makes what does not travel to workers."""
-        self._inputs = Inputs(self._spec)
+        self._inputs = Inputs(self._spec, (self._span.first_ms, self._span.last_ms) if self._span else None)
 
     def process(self, piece: Piece) -> Iterator[tuple[int, Extent] | TaggedOutput]:
         """Takes a piece of an input file."""

@@ -67,12 +67,16 @@ def match_inputs(spec: Spec, patterns: Sequence[str]) -> tuple[InputFile, ...]:
 class Inputs:
     """Reads input files of one spec, whatever their format.
 
+    Args:
+      spec: the stream.
+      within_ms: the event times that matter, first and last (exclusive); what a file tells to lie beside them as a
+        whole need not be read. None for all.
     Raises:
       SpecError: the spec cannot be read from tables.
     """
 
-    def __init__(self, spec: Spec) -> None:
-        self._spec = spec
+    def __init__(self, spec: Spec, within_ms: tuple[int, int] | None = None) -> None:
+        self._spec, self._within_ms = spec, within_ms
         self._csv = CsvSource(spec)
 
     def pieces(self, file: InputFile) -> Iterator[Piece]:
@@ -117,7 +121,7 @@ class Inputs:
             return None
         match self._format(file):
             case "parquet":
-                return ParquetSource(self._spec)
+                return ParquetSource(self._spec, self._within_ms)
             case "arrow":
                 return ArrowSource(self._spec)
         return None

@@ -14,14 +14,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from models import reader
 from pipelines.ingest import ingest
+from pipelines.sources.files import match_files
+from pipelines.sources.inputs import Inputs
 from schemas.dataset import SPANS_FOLDER, DatasetFolder
 from schemas.errors import DatasetError, InputError, SpecError
 from schemas.spec import Spec
 from schemas.split_spec import SPLITS
+from schemas.units import ms_to_iso
 from tests.pipelines.records import read_windows
 from tests.pipelines.test_ingest import SPLIT, csv_text, folder_bytes, random_events, spec_of
 from tests.specs import tiny_spec
@@ -168,3 +173,26 @@ def test_a_job_that_is_killed_leaves_the_other_spans(seconds: float, inputs: lis
     span(spec, inputs, tmp_path / "fresh", CUTS[0], CUTS[1])
     span(spec, inputs, tmp_path / "fresh", CUTS[1], CUTS[3])
     assert folder_bytes(output) == folder_bytes(tmp_path / "fresh")
+
+
+@pytest.mark.parametrize("of_time", ["epoch_ms", "timestamp", "text"])
+def test_row_groups_beside_the_span_are_not_read(of_time: str, tmp_path: Path) -> None:
+    """By their own statistics, a day to spare for local times; of times as texts nothing is known."""
+    day_ms, each = 86_400_000, 20
+    time_ms = np.repeat(np.arange(10) * day_ms, each) + np.tile(np.arange(each) * 10, 10)
+    times = {
+        "epoch_ms": pa.array(time_ms),
+        "timestamp": pa.array(time_ms).cast(pa.timestamp("ms")),
+        "text": pa.array([ms_to_iso(ms) for ms in time_ms.tolist()]),
+    }[of_time]
+    columns = {"key": pa.array(["x"] * len(time_ms)), "time": times, "load": time_ms / 1.0, "heat": time_ms / 2.0}
+    path = tmp_path / "events.parquet"
+    pq.write_table(pa.table(columns), path, row_group_size=each)
+    spec = tiny_spec(stream={"time": {"field": "time", "format": "epoch_ms" if of_time == "epoch_ms" else "iso8601"}})
+    [file] = match_files([str(path)])
+    inputs = Inputs(spec, (5 * day_ms, 5 * day_ms + 1_000))
+    found = [batch for piece in inputs.pieces(file) for batch in inputs.read(piece)]
+    rows = np.concatenate([batch.events.row for batch in found])
+    expected = range(len(time_ms)) if of_time == "text" else range(4 * each, 7 * each)
+    assert rows.tolist() == list(expected)
+    assert np.concatenate([batch.events.time_ms for batch in found]).tolist() == time_ms[rows].tolist()
