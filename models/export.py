@@ -15,28 +15,19 @@ An example holds one window, with the inputs' names: `past_values` as past * fea
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import shutil
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from tensorflow_serving.apis.predict_pb2 import PredictRequest
-from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog, PredictLog
+from numpy.typing import NDArray
 
 from models.forecaster import TensorForm, build_forecaster, input_forms
-from models.layout import MODEL_FILE, WARMUP_FILE
+from models.saved_model import DEFAULT_SIGNATURE, EXAMPLES_SIGNATURE, traced, tracked, write_saved_model
 from models.scaling import KeyRows
 from schemas.dataset import Statistics
 from schemas.spec import Spec
-
-DEFAULT_SIGNATURE = "serving_default"
-EXAMPLES_SIGNATURE = "serving_examples"
-DESCRIBE_SIGNATURE = "describe"
 
 _WARMUP_BATCHES = (1, 32)
 
@@ -64,36 +55,18 @@ def export(
     # Built anew for export: a model built for training may hold operations that only its device has.
     model = build_forecaster(spec, statistics, portable=True)
     model.set_weights(weights)
-    # The plain variables, not the Keras model: saved through its own tracking, each has a second handle that only the
-    # restore knows, and a server that restores in a TF1 session finds the graph's own ones empty. Nor would it show
-    # TensorFlow the tables.
-    module = tf.Module()
-    module.weights = [variable.value for variable in model.variables]
-    module.tables = [layer.table for layer in model.layers if isinstance(layer, KeyRows)]
-
-    target = Path(to)
-    unfinished = target.with_name(f".{target.name}-unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    tf.saved_model.save(module, str(unfinished), signatures=_signatures(spec, model, forms))
-    (unfinished / MODEL_FILE).parent.mkdir()
-    _write_warmup(unfinished / WARMUP_FILE, spec.model_name, forms)
-    record = {
-        "format": 1,
-        "spec": spec.semantic_document(),
-        "fingerprint": spec.fingerprint,
-        "window_fingerprint": spec.window_fingerprint,
-        **lineage,
-        "files": {
-            path.relative_to(unfinished).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in sorted(unfinished.rglob("*"))
-            if path.is_file()
-        },
-    }
-    (unfinished / MODEL_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    unfinished.rename(target)
+    module = tracked(model.variables, (layer.table for layer in model.layers if isinstance(layer, KeyRows)))
+    write_saved_model(
+        spec,
+        module,
+        _signatures(model, forms),
+        to=to,
+        warmup=[_zeros(forms, batch) for batch in _WARMUP_BATCHES],
+        record=lineage,
+    )
 
 
-def _signatures(spec: Spec, model: Any, forms: Mapping[str, TensorForm]) -> dict[str, Any]:
+def _signatures(model: Any, forms: Mapping[str, TensorForm]) -> dict[str, Any]:
     def predict(**inputs: tf.Tensor) -> dict[str, tf.Tensor]:
         outputs: dict[str, tf.Tensor] = model(inputs, training=False)
         return outputs
@@ -102,21 +75,9 @@ def _signatures(spec: Spec, model: Any, forms: Mapping[str, TensorForm]) -> dict
         parsed = tf.io.parse_example(examples, {name: _example_feature(form) for name, form in forms.items()})
         return predict(**{name: tf.cast(parsed[name], form.dtype) for name, form in forms.items()})
 
-    window_fingerprint = spec.window_fingerprint
-    spec_json = json.dumps(spec.semantic_document())
-
-    def describe(probe: tf.Tensor) -> dict[str, tf.Tensor]:
-        batch = tf.shape(probe)
-        return {"window_fingerprint": tf.fill(batch, window_fingerprint), "spec_json": tf.fill(batch, spec_json)}
-
-    def traced(function: Any, **inputs: tuple[tuple[int, ...], str]) -> Any:
-        specs = {name: tf.TensorSpec((None, *shape), dtype, name=name) for name, (shape, dtype) in inputs.items()}
-        return tf.function(function, autograph=False).get_concrete_function(**specs)
-
     return {
         DEFAULT_SIGNATURE: traced(predict, **{name: (form.shape, form.dtype) for name, form in forms.items()}),
         EXAMPLES_SIGNATURE: traced(predict_examples, examples=((), "string")),
-        DESCRIBE_SIGNATURE: traced(describe, probe=((), "int32")),
     }
 
 
@@ -126,14 +87,10 @@ def _example_feature(form: TensorForm) -> Any:
     return tf.io.FixedLenFeature(form.shape, form.dtype)
 
 
-def _write_warmup(path: Path, model_name: str, forms: Mapping[str, TensorForm]) -> None:
-    with tf.io.TFRecordWriter(str(path)) as writer:
-        for batch in _WARMUP_BATCHES:
-            request = PredictRequest()
-            request.model_spec.name = model_name
-            request.model_spec.signature_name = DEFAULT_SIGNATURE
-            for name, form in forms.items():
-                zeros = np.zeros((batch, *form.shape), tf.as_dtype(form.dtype).as_numpy_dtype)
-                value = np.full(batch, b"warm-up") if form.dtype == "string" else zeros
-                request.inputs[name].CopyFrom(tf.make_tensor_proto(value))
-            writer.write(PredictionLog(predict_log=PredictLog(request=request)).SerializeToString())
+def _zeros(forms: Mapping[str, TensorForm], batch: int) -> dict[str, NDArray[Any]]:
+    def of(form: TensorForm) -> NDArray[Any]:
+        if form.dtype == "string":
+            return np.full(batch, b"warm-up")
+        return np.zeros((batch, *form.shape), tf.as_dtype(form.dtype).as_numpy_dtype)
+
+    return {name: of(form) for name, form in forms.items()}
