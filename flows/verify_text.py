@@ -59,7 +59,7 @@ def verify_texts(spec: TextSpec, inputs: Sequence[str]) -> TextParity:
 
 def verify_text_dataset(folder: TextDatasetFolder) -> TextParity:
     """Compares the ids of every document of a dataset with those of the graph."""
-    from models.text_reader import documents
+    from models.text.reader import documents
 
     count = different = 0
     first: str | None = None
@@ -82,7 +82,7 @@ def _served(folder: TextDatasetFolder, path: Path) -> Callable[[NDArray[Any]], d
     """The signature of a graph that was exported and loaded: string (batch,) to ids and mask as the reader's."""
     import tensorflow as tf
 
-    from models.text_graph import TextGraph
+    from models.text.graph import TextGraph
 
     graph = TextGraph(folder.spec.text, folder.vocabulary)
     traced = tf.function(graph.padded, autograph=False).get_concrete_function(tf.TensorSpec([None], tf.string, "text"))

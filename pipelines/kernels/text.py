@@ -1,4 +1,4 @@
-"""The tokeniser: one definition of how a text becomes ids, for batch and, as tensors, for models (models.text_graph).
+"""The tokeniser: one definition of how a text becomes ids, for batch and, as tensors, for models (models.text.graph).
 
 1. Code points of the class DROPPED are left out.
 2. Canonical decomposition (NFD), simple lower case (where the spec says so), and of more than `MAX_ATTACHING`

@@ -204,7 +204,7 @@ class TextGraph(tf.Module):  # type: ignore[misc]
         return ids, self._row_lengths(tf.boolean_mask(ends, kept), ids.row_lengths())
 
     def padded(self, text: tf.Tensor) -> dict[str, tf.Tensor]:
-        """What a text model takes, as `models.text_reader.documents` lays it.
+        """What a text model takes, as `models.text.reader.documents` lays it.
 
         Args:
           text: string (batch,).

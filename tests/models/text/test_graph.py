@@ -14,7 +14,7 @@ import tensorflow as tf
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from models.text_graph import NormaliserGraph, TextGraph
+from models.text.graph import NormaliserGraph, TextGraph
 from pipelines.kernels.text import SENTENCE_ENDS, Encoder, Normaliser, Tokeniser
 from pipelines.kernels.unicode_tables import CharacterClass, unicode_tables
 from schemas.text_spec import Text

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.text_reader import documents
+from models.text.reader import documents
 from pipelines.kernels.text import Encoder
 from pipelines.text_ingest import ingest_texts
 from schemas.errors import DatasetError

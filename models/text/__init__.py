@@ -1,0 +1,1 @@
+"""Models of texts: raw text in, a class and its scores out."""
