@@ -8,6 +8,8 @@
 | `learning_curve.png` | losses by epoch |
 | `logs/` | TensorBoard |
 | `model.weights.h5` | the best epoch's weights |
+| `statistics.json` | the dataset's: with them, the spec and the weights `models.stored` makes the model again |
+| `checkpoint.npz` | while the run is not complete: what `train --resume` goes on from |
 | `export/` | the SavedModel that `models.registry.push` publishes |
 | `export/assets.extra/model.json` | what it is, what it was made of, and the sha256 of each of its files |
 | `export/assets.extra/tf_serving_warmup_requests` | what a server sends through it before it takes traffic |
@@ -21,6 +23,8 @@ EVALUATION_FILE = "evaluation.json"
 CURVE_FILE = "learning_curve.png"
 LOGS_FOLDER = "logs"
 WEIGHTS_FILE = "model.weights.h5"
+STATISTICS_FILE = "statistics.json"
+CHECKPOINT_FILE = "checkpoint.npz"
 EXPORT_FOLDER = "export"
 
 MODEL_FILE = "assets.extra/model.json"

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import keras
 import tensorflow as tf
 from keras import ops
 
+from models.descent import Cost, Objective
 from models.forecaster import input_forms
 from models.scaling import Constants, KeyRows
 from schemas.spec import Spec
@@ -46,7 +46,7 @@ def add_deviation(spec: Spec, constants: Constants) -> Callable[[dict[str, Any]]
 
 
 def supervise(spec: Spec) -> Callable[[dict[str, Any]], tuple[Any, Any, Any]]:
-    """Turns batches with `target_deviation` into inputs, labels and weights, as `keras.Model.fit` takes them.
+    """Turns batches with `target_deviation` into inputs, labels and weights, as `models.descent.Feed` takes them.
 
     Returns:
       A function for `tf.data.Dataset.map`. Labels are float32 (batch, horizon, target, 2): value and deviation; weights
@@ -59,7 +59,7 @@ def supervise(spec: Spec) -> Callable[[dict[str, Any]], tuple[Any, Any, Any]]:
         value = tf.where(observed, batch["target_values"], 0.0)  # a masked cell is NaN, and NaN times 0 is NaN
         deviation = tf.broadcast_to(batch["target_deviation"][:, None], tf.shape(value))
         inputs = {name: batch[name] for name in names}
-        return inputs, {"mean": tf.stack((value, deviation), axis=-1)}, {"mean": tf.cast(observed, tf.float32)}
+        return inputs, tf.stack((value, deviation), axis=-1), tf.cast(observed, tf.float32)
 
     return split
 
@@ -69,25 +69,10 @@ def standardised_error(labels: Any, mean: Any) -> Any:
     return (mean - labels[..., 0]) / labels[..., 1]
 
 
-class ObservedLoss(keras.losses.Loss):  # type: ignore[misc]
-    """Mean cost of the errors of a batch's observed cells."""
+def objective(spec: Spec) -> Objective:
+    """What training makes small: the spec's cost of the errors, and beside it the mean absolute error."""
 
-    def __init__(self, cost: Callable[[Any], Any]) -> None:
-        super().__init__(name="loss", reduction="mean_with_sample_weight")
-        self._cost = cost
+    def cost_of(name: str) -> Cost:
+        return lambda labels, outputs: LOSSES[name](standardised_error(labels, outputs["mean"]))
 
-    def call(self, y_true: Any, y_pred: Any) -> Any:
-        """The cost of each cell; Keras weights and averages it."""
-        return self._cost(standardised_error(y_true, y_pred))
-
-
-class ObservedMean(keras.metrics.Mean):  # type: ignore[misc]
-    """Mean cost of the errors of all observed cells of a pass, each counting alike."""
-
-    def __init__(self, cost: Callable[[Any], Any], name: str) -> None:
-        super().__init__(name=name)
-        self._cost = cost
-
-    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
-        """Takes a batch."""
-        super().update_state(self._cost(standardised_error(y_true, y_pred)), sample_weight)
+    return Objective(cost_of(spec.training.loss), {"mae": cost_of("mae")})

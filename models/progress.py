@@ -3,66 +3,70 @@
 from __future__ import annotations
 
 import json
-import math
-import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import keras
+import tensorflow as tf
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-from models.yardsticks import skill
-from schemas.errors import ModelError
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 
-class EpochLog(keras.callbacks.Callback):  # type: ignore[misc]
-    """Keeps a record of each epoch, and appends it to a file as a line of JSON.
+class EpochLog:
+    """Keeps a record of each epoch, in a file of a line of JSON each too.
 
-    A record holds `epoch` from 1, `seconds`, `loss`, `mae`, `val_loss`, `val_mae` (errors in deviations) and
-    `val_skill` against persistence.
-
-    Raises:
-      ModelError: the loss is no finite number any more.
+    A record holds `epoch` from 1, `seconds`, `loss` and the metrics, the same of the validation split with `val_`
+    before them, what the caller adds, `learning_rate`, and `dead_units` where the model has units that can be dead.
     """
 
-    def __init__(self, path: Path, persistence_mae: float) -> None:
-        super().__init__()
+    def __init__(self, path: Path) -> None:
         self.records: list[dict[str, Any]] = []
-        self._path, self._persistence_mae = path, persistence_mae
+        self._path = path
 
-    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:  # noqa: ARG002
-        """Starts the epoch's clock."""
-        self._started = time.perf_counter()
+    def restore(self, records: list[dict[str, Any]]) -> None:
+        """Goes back to these records, whatever the file holds."""
+        self.records = list(records)
+        self._path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Takes the epoch's numbers."""
-        numbers = {name: float(value) for name, value in (logs or {}).items()}
-        for name in ("loss", "val_loss"):
-            if not math.isfinite(numbers[name]):
-                raise ModelError(
-                    f"epoch {epoch + 1}: expected a finite {name}, got {numbers[name]}; "
-                    "a lower $.training.learning_rate or $.training.clip_norm may help"
-                )
-        record: dict[str, Any] = {
-            "epoch": epoch + 1,
-            "seconds": round(time.perf_counter() - self._started, 3),
-            **numbers,
-        }
-        record["val_skill"] = skill(numbers["val_mae"], self._persistence_mae)
+    def add(self, record: dict[str, Any]) -> None:
+        """Takes an epoch's record."""
         self.records.append(record)
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 
 
-class EpochLines(keras.callbacks.Callback):  # type: ignore[misc]
+class Boards:
+    """The numbers of the epochs for TensorBoard: `train` and `validation` beside each other."""
+
+    def __init__(self, folder: Path) -> None:
+        self._train = tf.summary.create_file_writer(str(folder / "train"))
+        self._validation = tf.summary.create_file_writer(str(folder / "validation"))
+
+    def add(self, record: Mapping[str, Any]) -> None:
+        """Takes an epoch's record."""
+        for name, value in record.items():
+            if name == "epoch" or value is None:
+                continue
+            writer = self._validation if name.startswith("val_") else self._train
+            with writer.as_default():
+                tf.summary.scalar(f"epoch_{name.removeprefix('val_')}", value, step=record["epoch"])
+        self._train.flush()
+        self._validation.flush()
+
+    def close(self) -> None:
+        """Closes the files."""
+        self._train.close()
+        self._validation.close()
+
+
+class EpochLines:
     """Prints a line an epoch; on a terminal there is a bar within the epoch too."""
 
-    def __init__(self, log: EpochLog, console: Console, epochs: int) -> None:
-        super().__init__()
-        self._log, self._console, self._epochs = log, console, epochs
+    def __init__(self, console: Console, epochs: int, steps: int) -> None:
+        self._console, self._epochs, self._steps = console, epochs, steps
+        self._task: TaskID | None = None
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -73,23 +77,27 @@ class EpochLines(keras.callbacks.Callback):  # type: ignore[misc]
             disable=not console.is_terminal,
         )
 
-    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:  # noqa: ARG002
-        """Starts the epoch's bar."""
-        self._task = self._bar.add_task(f"epoch {epoch + 1} of {self._epochs}", total=self.params["steps"])
+    def begin(self, epoch: int, step: int) -> None:
+        """Starts the bar of an epoch of which so many batches are done."""
+        self._task = self._bar.add_task(f"epoch {epoch} of {self._epochs}", total=self._steps, completed=step)
         self._bar.start()
 
-    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:  # noqa: ARG002
+    def move(self, step: int) -> None:
         """Moves the bar."""
-        self._bar.update(self._task, completed=batch + 1)
+        if self._task is not None:
+            self._bar.update(self._task, completed=step)
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:  # noqa: ARG002
+    def end(self, record: Mapping[str, Any]) -> None:
         """Takes the bar away and prints the epoch's line."""
         self.close()
-        record = self._log.records[-1]
-        beside = "" if record["val_skill"] is None else f"  skill {record['val_skill']:+.3f}"
+        measured = [
+            f"{name.removeprefix('val_')} {value:.4f}"
+            for name, value in record.items()
+            if name.startswith("val_") and name != "val_loss" and value is not None
+        ]
         self._console.print(
-            f"epoch {epoch + 1:>{len(str(self._epochs))}}/{self._epochs}  loss {record['loss']:.4f}  "
-            f"validation loss {record['val_loss']:.4f}{beside}  {record['seconds']:.1f} s",
+            f"epoch {record['epoch']:>{len(str(self._epochs))}}/{self._epochs}  loss {record['loss']:.4f}  "
+            f"validation loss {record['val_loss']:.4f}  {'  '.join(measured)}  {record['seconds']:.1f} s",
             highlight=False,
             soft_wrap=True,
         )
@@ -97,8 +105,9 @@ class EpochLines(keras.callbacks.Callback):  # type: ignore[misc]
     def close(self) -> None:
         """Takes the bar away; the terminal is as it was."""
         self._bar.stop()
-        if self._bar.tasks:
+        if self._task is not None:
             self._bar.remove_task(self._task)
+            self._task = None
 
 
 def draw_learning_curve(records: list[dict[str, Any]], best_epoch: int, path: Path) -> None:

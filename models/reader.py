@@ -41,7 +41,12 @@ _FEATURES = {
 
 
 def windows(
-    folder: DatasetFolder, split: str, *, batch_size: int, shuffle_seed: int | None = None, repeat: bool = False
+    folder: DatasetFolder,
+    split: str,
+    *,
+    batch_size: int,
+    shuffle_seed: int | tf.Tensor | None = None,
+    repeat: bool = False,
 ) -> Any:
     """The windows of a split, each exactly once, in batches.
 
@@ -50,7 +55,7 @@ def windows(
       split: its name.
       batch_size: windows a batch; the last batch of a pass holds the rest.
       shuffle_seed: shuffles the windows, in another order each pass, the same orders for the same seed; None keeps the
-        order of the files.
+        order of the files. It may be a tensor, int64 (), of a function that makes datasets.
       repeat: goes over the split again and again, with batches running across the end of a pass.
     Returns:
       A `tf.data.Dataset` of dicts, by the names of the model's inputs: `past_values` float32 (batch, past, feature),
@@ -76,7 +81,7 @@ def windows(
     return whole.prefetch(tf.data.AUTOTUNE)
 
 
-def _from_windows(records: Any, spec: Spec, batch_size: int, shuffle_seed: int | None) -> Any:
+def _from_windows(records: Any, spec: Spec, batch_size: int, shuffle_seed: int | tf.Tensor | None) -> Any:
     """Batches of the window layout."""
     features = spec.stream.features
     past, horizon = spec.window.past, spec.window.horizon
@@ -103,7 +108,7 @@ def _from_windows(records: Any, spec: Spec, batch_size: int, shuffle_seed: int |
     return records.batch(batch_size).map(parse, num_parallel_calls=tf.data.AUTOTUNE)
 
 
-def _from_blocks(records: Any, spec: Spec, batch_size: int, shuffle_seed: int | None) -> Any:
+def _from_blocks(records: Any, spec: Spec, batch_size: int, shuffle_seed: int | tf.Tensor | None) -> Any:
     """Batches of the block layout."""
     cutter = _Cutter(spec, batch_size)
     if shuffle_seed is None:

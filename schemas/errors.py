@@ -5,6 +5,7 @@
     ├── InputError           a file or its contents cannot be used  file:line
     ├── DatasetError         a dataset folder is missing, partial or of another spec
     ├── ModelError           training, export or a model folder
+    │   └── Interrupted          a run was asked to stop, and can be resumed
     ├── LocalStackError      `up`, `down`: ports, Java, state folder
     ├── BrokerError          Kafka, its topics and transactions     topic[partition]@offset
     └── ServingError         the model server
@@ -42,6 +43,12 @@ class DatasetError(TidegaugeError):
 
 class ModelError(TidegaugeError):
     """A model cannot be trained, exported, published or read."""
+
+
+class Interrupted(ModelError):
+    """A run was asked to stop (Ctrl-C, SIGTERM), and stopped so that it can go on."""
+
+    exit_code = 130
 
 
 class LocalStackError(TidegaugeError):

@@ -19,11 +19,12 @@ from pydantic import BaseModel, model_validator
 
 from schemas.documents import canonical, fingerprint_of, parse_as, read_document
 from schemas.errors import SpecError
-from schemas.model_spec import LstmModel, Training
+from schemas.model_spec import LstmModel
 from schemas.section import Section
 from schemas.settings_spec import Checks, Dataset, Kafka, Paths, Serving, Source, Topic, Topics
 from schemas.split_spec import SplitRule
 from schemas.stream_spec import Feature, Grid, Stream, Window
+from schemas.training_spec import Training
 
 
 class Spec(Section):

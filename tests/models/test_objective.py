@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from models.objective import LOSSES, ObservedLoss, ObservedMean, add_deviation, supervise
+from models.objective import LOSSES, add_deviation, objective, supervise
 from models.scaling import Constants
 from tests.models.conftest import easy_spec
 from tests.models.test_forecaster import STATISTICS
@@ -38,22 +38,25 @@ def batch() -> dict[str, Any]:
 def labelled(scaling: str) -> tuple[Any, Any, Any]:
     spec = easy_spec(model={"scaling": scaling})
     inputs, labels, weights = supervise(spec)(add_deviation(spec, Constants.of(spec, STATISTICS))(batch()))
-    return inputs, labels["mean"], weights["mean"]
+    return inputs, labels, weights
+
+
+def costs(name: str, labels: Any, mean: Any) -> Any:
+    return objective(easy_spec(training={"loss": name})).cost(labels, {"mean": mean})
 
 
 @pytest.mark.parametrize("name", sorted(LOSSES))
 @pytest.mark.parametrize("scaling", ["shared", "per_key", "window"])
-def test_loss_and_metric_are_means_over_observed_cells(name: str, scaling: str) -> None:
+def test_costs_are_of_errors_in_deviations_and_only_observed_cells_weigh(name: str, scaling: str) -> None:
     _, labels, weights = labelled(scaling)
     mean = tf.constant([[[140.0], [1e9]], [[np.pi], [115.0]], [[200.0], [-1e9]], [[0.0], [1.0]]])
     deviation = [10, 20, 50] if scaling == "per_key" else [50, 50, 50]
     errors = [(140 - 150) / deviation[0], (115 - 120) / deviation[1], (200 - 70) / deviation[2]]
-    expected = sum(NAIVE[name](error) for error in errors) / 3
-    assert float(ObservedLoss(LOSSES[name])(labels, mean, sample_weight=weights)) == pytest.approx(expected)
-    metric = ObservedMean(LOSSES[name], name=name)
-    for part in (slice(0, 1), slice(1, 4)):  # each cell counts alike, in however large a batch it came
-        metric.update_state(labels[part], mean[part], sample_weight=weights[part])
-    assert float(metric.result()) == pytest.approx(expected)
+    np.testing.assert_array_equal(weights[..., 0], [[1, 0], [0, 1], [1, 0], [0, 0]])
+    found = costs(name, labels, mean).numpy()[weights.numpy() == 1]
+    np.testing.assert_allclose(found, [NAIVE[name](error) for error in errors], rtol=1e-6)
+    absolute = objective(easy_spec()).metrics["mae"](labels, {"mean": mean}).numpy()[weights.numpy() == 1]
+    np.testing.assert_allclose(absolute, np.abs(errors), rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", sorted(LOSSES))
@@ -61,15 +64,9 @@ def test_masked_cells_have_no_gradient(name: str) -> None:
     _, labels, weights = labelled("shared")
     mean = tf.Variable(tf.random.stateless_normal((4, 2, 1), (1, 2)))
     with tf.GradientTape() as tape:
-        loss = ObservedLoss(LOSSES[name])(labels, mean, sample_weight=weights)
+        loss = tf.reduce_sum(costs(name, labels, mean) * weights)
     gradient = tape.gradient(loss, mean).numpy()
     np.testing.assert_array_equal(gradient != 0, batch()["target_observed"].numpy())
-
-
-def test_a_batch_without_observed_cells_costs_nothing() -> None:
-    _, labels, weights = labelled("shared")
-    loss = ObservedLoss(LOSSES["mse"])(labels[3:], tf.ones((1, 2, 1)), sample_weight=weights[3:])
-    assert float(loss) == 0
 
 
 def test_inputs_are_those_of_the_model() -> None:
