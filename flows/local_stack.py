@@ -82,7 +82,7 @@ def _create_topics(spec: Spec, stack: Stack, report: Callable[[str], None]) -> N
     from streaming.stream_topics import prepare_topics
     from streaming.topics import TopicAdmin
 
-    with TopicAdmin(stack.bootstrap or spec.kafka.bootstrap_servers) as admin:
+    with TopicAdmin(stack.bootstrap or spec.kafka) as admin:
         for warning in prepare_topics(admin, spec, oldest_ms=None, now_ms=time.time_ns() // 1_000_000):
             report(warning)
 

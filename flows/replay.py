@@ -68,12 +68,12 @@ def replay(
     began = time.monotonic()
     history = History.read(spec, inputs)
     oldest_ms = int(history.time_ms[0]) if len(history) else None
-    with TopicAdmin(spec.kafka.bootstrap_servers) as admin:
+    with TopicAdmin(spec.kafka) as admin:
         for warning in prepare_topics(admin, spec, oldest_ms=oldest_ms, now_ms=time.time_ns() // 1_000_000):
             report(warning)
     producer = connect(
         KafkaProducer,
-        spec.kafka.bootstrap_servers,
+        spec.kafka,
         enable_idempotence=True,
         acks="all",
         compression_type="lz4",

@@ -179,7 +179,7 @@ def read_predictions(spec: Spec, topic: str) -> Iterator[dict[str, Any]]:
     """
     consumer = connect(
         KafkaConsumer,
-        spec.kafka.bootstrap_servers,
+        spec.kafka,
         isolation_level="read_committed",
         enable_auto_commit=False,
         allow_auto_create_topics=False,

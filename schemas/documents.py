@@ -117,7 +117,9 @@ def _problem(error: Any, document: Any, kind: type[BaseModel]) -> str:
         close = get_close_matches(str(error["loc"][-1]), sorted(_field_names(kind)), n=1)
         return f"{path}: unknown field" + (f"; did you mean '{close[0]}'?" if close else "")
     message = error["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
-    return f"{path}: {message[0].lower()}{message[1:]}" + ("" if isinstance(value, dict) else f", got {value!r}")
+    # What stands in place of a secret's whereabouts may be the secret.
+    hidden = isinstance(value, dict) or "security" in error["loc"]
+    return f"{path}: {message[0].lower()}{message[1:]}" + ("" if hidden else f", got {value!r}")
 
 
 def _field_names(model: type[BaseModel]) -> set[str]:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from schemas.section import Count, Name, Section, Share
+from schemas.security_spec import KafkaSecurity, Tls
 from schemas.units import DurationMs
 
 
@@ -67,6 +68,7 @@ class Kafka(Section):
     """The broker and the stream's topics; a topic left out is named after the stream."""
 
     bootstrap_servers: str = "127.0.0.1:19092"
+    security: KafkaSecurity = KafkaSecurity()
     group: Name | None = None
     input: Topic | None = None
     predictions: Topic | None = None
@@ -85,6 +87,7 @@ class Serving(Section):
     """A pinned version; the latest when left out."""
     deadline: Annotated[DurationMs, Field(ge=1)] = 5_000
     max_batch: Count = 256
+    tls: Tls | None = None
 
 
 class Paths(Section):

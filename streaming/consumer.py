@@ -151,8 +151,8 @@ class StreamConsumer:
         return self.summary
 
     def _open(self, stack: ExitStack) -> None:
-        bootstrap = self._spec.kafka.bootstrap_servers
-        with TopicAdmin(bootstrap) as admin:
+        kafka = self._spec.kafka
+        with TopicAdmin(kafka) as admin:
             for warning in prepare_topics(admin, self._spec, oldest_ms=None, now_ms=_now_ms()):
                 self._report(warning)
         client = stack.enter_context(ServingClient(self._spec))
@@ -163,7 +163,7 @@ class StreamConsumer:
         self._report(f"model {client.model} version {version} at {client.address} is ready")
         self._consumer = connect(
             KafkaConsumer,
-            bootstrap,
+            kafka,
             group_id=self._spec.group,
             group_instance_id=self._instance,
             client_id=self._instance,
@@ -172,11 +172,11 @@ class StreamConsumer:
             isolation_level="read_committed",
             partition_assignment_strategy=[CooperativeStickyAssignor],
             session_timeout_ms=SESSION_TIMEOUT_MS,
-            max_poll_records=self._spec.kafka.max_poll_records,
+            max_poll_records=kafka.max_poll_records,
             allow_auto_create_topics=False,
         )
         stack.callback(self._consumer.close, autocommit=False, timeout_ms=CLOSE_TIMEOUT_S * 1_000)
-        self._transactions = Transactions(bootstrap, self._instance, self._stopping)
+        self._transactions = Transactions(kafka, self._instance, self._stopping)
         stack.callback(self._transactions.close)
         with broker_errors(self._topic):
             self._consumer.subscribe([self._topic], listener=_Listener(self))
@@ -274,7 +274,7 @@ class StreamConsumer:
         """The greatest record time of a partition; None where all of it is to be read."""
         if self._start == "earliest":
             return None
-        with TopicAdmin(self._spec.kafka.bootstrap_servers) as admin:
+        with TopicAdmin(self._spec.kafka) as admin:
             return admin.newest_ms(tp.topic, tp.partition)
 
     def _offset_at(self, tp: TopicPartition, time_ms: int, *, default: int) -> int:

@@ -41,9 +41,7 @@ def refused_offsets(spec: Spec, partition: int, wanted: range) -> list[int]:
     """
     topic, source = spec.topics.dead_letters.name, f"{spec.topics.input.name}[{partition}]@"
     found = []
-    consumer = connect(
-        KafkaConsumer, spec.kafka.bootstrap_servers, isolation_level="read_committed", enable_auto_commit=False
-    )
+    consumer = connect(KafkaConsumer, spec.kafka, isolation_level="read_committed", enable_auto_commit=False)
     try:
         with broker_errors(topic):
             parts = [TopicPartition(topic, number) for number in consumer.partitions_for_topic(topic) or ()]

@@ -62,7 +62,11 @@ class ServingClient:
         self._verified: set[int] = set()
         self._last_verified: int | None = None
         options = [("grpc.max_receive_message_length", _UNLIMITED), ("grpc.max_send_message_length", _UNLIMITED)]
-        self._channel = grpc.insecure_channel(self.address, options=options)
+        if (tls := spec.serving.tls) is None:
+            self._channel = grpc.insecure_channel(self.address, options=options)
+        else:
+            credentials = grpc.ssl_channel_credentials(*tls.files("$.serving.tls"))
+            self._channel = grpc.secure_channel(self.address, credentials, options=options)
         self._predictions = PredictionServiceStub(self._channel)
         self._models = ModelServiceStub(self._channel)
 

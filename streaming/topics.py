@@ -24,6 +24,7 @@ from kafka.errors import KafkaError, TopicAlreadyExistsError, UnknownTopicOrPart
 from kafka.net.compat import KafkaNetClient
 
 from schemas.errors import BrokerError
+from schemas.settings_spec import Kafka
 
 FOREVER = -1
 """A `retention_ms` that deletes nothing by time."""
@@ -68,24 +69,15 @@ class TopicAdmin:
     """Makes and describes the topics of a cluster. A context manager that closes its connection.
 
     Args:
-        bootstrap: `host:port`, several with commas between.
+        brokers: As for `connect`.
         timeout_s: How long to try to reach a broker, in seconds.
-        security: kafka-python's `security_protocol`, `sasl_*` and `ssl_*` settings.
 
     Raises:
         BrokerError: No broker answers in time.
     """
 
-    def __init__(
-        self, bootstrap: str, *, timeout_s: float = BOOTSTRAP_TIMEOUT_S, security: Mapping[str, Any] | None = None
-    ) -> None:
-        self._client = connect(
-            KafkaAdminClient,
-            bootstrap,
-            timeout_s=timeout_s,
-            request_timeout_ms=REQUEST_TIMEOUT_MS,
-            **(security or {}),
-        )
+    def __init__(self, brokers: Kafka | str, *, timeout_s: float = BOOTSTRAP_TIMEOUT_S) -> None:
+        self._client = connect(KafkaAdminClient, brokers, timeout_s=timeout_s, request_timeout_ms=REQUEST_TIMEOUT_MS)
 
     def __enter__(self) -> Self:
         return self
@@ -186,19 +178,23 @@ def _words(duration_ms: int) -> str:
 
 
 def connect(
-    client: Callable[..., Client], bootstrap: str, *, timeout_s: float = BOOTSTRAP_TIMEOUT_S, **settings: Any
+    client: Callable[..., Client], brokers: Kafka | str, *, timeout_s: float = BOOTSTRAP_TIMEOUT_S, **settings: Any
 ) -> Client:
     """Opens a kafka-python client, or says why no broker answers.
 
     Args:
         client: `KafkaAdminClient`, `KafkaConsumer` or `KafkaProducer`.
-        bootstrap: `host:port`, several with commas between.
+        brokers: The spec's `kafka` section, which says where they are and how we connect; or `host:port`, several with
+            commas between, of brokers that anyone may connect to.
         timeout_s: How long to try to reach a broker, in seconds.
         settings: The client's other settings.
 
     Raises:
-        BrokerError: `bootstrap` is no address, no broker answers in time, or the settings are refused.
+        BrokerError: There is no address, no broker answers in time, or the settings are refused.
+        SpecError: A secret or a certificate that the spec names is not there.
     """
+    bootstrap = brokers if isinstance(brokers, str) else brokers.bootstrap_servers
+    security = {} if isinstance(brokers, str) else brokers.security.client_settings()
     _require_addresses(bootstrap)
     begun: list[KafkaNetClient] = []
 
@@ -212,12 +208,16 @@ def connect(
                 bootstrap_servers=bootstrap,
                 bootstrap_timeout_ms=int(timeout_s * 1000),
                 kafka_client=net_client,
+                **security,
                 **settings,
             )
         except KafkaError as exc:
             for left in begun:  # a client that failed leaves its thread and sockets behind
                 left.close()
-            why = reasons[-1] if reasons else exc
+            telling = [reason for reason in reasons if "RequestTimedOut" not in reason] or reasons
+            why = telling[-1] if telling else str(exc)
+            if "sasl_mechanism" in security and "disconnected" in why:
+                why += ", as when it does not know the user or the password"
             raise BrokerError(f"broker {bootstrap} does not answer: {why}") from exc
 
 

@@ -25,6 +25,7 @@ from kafka.errors import (
 from kafka.structs import OffsetAndMetadata
 
 from schemas.errors import BrokerError
+from schemas.settings_spec import Kafka
 from streaming.topics import broker_errors, connect
 
 COMMIT_TIMEOUT_S = 30.0
@@ -53,15 +54,15 @@ class Transactions:
     """Commits records and offsets together.
 
     Args:
-      bootstrap: the brokers.
+      brokers: as for `connect`.
       transactional_id: one for each process; a newer process with the same one takes over.
       stopping: told to end, a commit waits for `STOPPING_TIMEOUT_S` at most.
     Raises:
       BrokerError: no broker answers.
     """
 
-    def __init__(self, bootstrap: str, transactional_id: str, stopping: StopFlag) -> None:
-        self._bootstrap, self._id, self._stopping = bootstrap, transactional_id, stopping
+    def __init__(self, brokers: Kafka | str, transactional_id: str, stopping: StopFlag) -> None:
+        self._brokers, self._id, self._stopping = brokers, transactional_id, stopping
         self._producer = self._open()
 
     def close(self) -> None:
@@ -130,7 +131,7 @@ class Transactions:
     def _open(self) -> KafkaProducer:
         producer = connect(
             KafkaProducer,
-            self._bootstrap,
+            self._brokers,
             transactional_id=self._id,
             client_id=self._id,
             enable_idempotence=True,

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from deploy.local.kafka import KafkaNode, Ports
+from deploy.local.kafka import KafkaNode, Listener, Ports
+from deploy.local.ports import free_port
 from deploy.local.process import Running
 from deploy.local.state import claim
+from tests.certificates import Certificates
 
 SHARED_STATE = Path(__file__).parents[1] / ".tidegauge"
 
@@ -21,6 +23,8 @@ class Kafka:
 
     node: KafkaNode
     ports: Ports
+    secured: str
+    """Another listener: TLS with client certificates, and SASL."""
 
     @property
     def bootstrap(self) -> str:
@@ -42,9 +46,32 @@ def jars_dir() -> Path:
 
 
 @pytest.fixture(scope="session")
-def kafka(tmp_path_factory: pytest.TempPathFactory, jars_dir: Path) -> Iterator[Kafka]:
-    node = KafkaNode(claim(tmp_path_factory.mktemp("kafka")), jars_dir=jars_dir)
-    kafka = Kafka(node, Ports(0, 0).picked())
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    return Certificates(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture(scope="session")
+def kafka(tmp_path_factory: pytest.TempPathFactory, jars_dir: Path, certificates: Certificates) -> Iterator[Kafka]:
+    secured = Listener(free_port(), "SASL_SSL", secured_settings(certificates))
+    state = claim(tmp_path_factory.mktemp("kafka"))
+    node = KafkaNode(state, jars_dir=jars_dir, listeners={"SECURED": secured})
+    kafka = Kafka(node, Ports(0, 0).picked(), f"127.0.0.1:{secured.port}")
     kafka.start()
     yield kafka
     node.stop()
+
+
+def secured_settings(certificates: Certificates) -> dict[str, str]:
+    """Kafka's settings of a listener for clients with a certificate and a password."""
+    module = "org.apache.kafka.common.security"
+    return {
+        "ssl.keystore.type": "PEM",
+        "ssl.keystore.location": certificates.path("server"),
+        "ssl.truststore.type": "PEM",
+        "ssl.truststore.location": certificates.path("ca"),
+        "ssl.client.auth": "required",
+        "sasl.enabled.mechanisms": "PLAIN,SCRAM-SHA-256,SCRAM-SHA-512",
+        "plain.sasl.jaas.config": f'{module}.plain.PlainLoginModule required user_alice="open sesame";',
+        "scram-sha-256.sasl.jaas.config": f"{module}.scram.ScramLoginModule required;",
+        "scram-sha-512.sasl.jaas.config": f"{module}.scram.ScramLoginModule required;",
+    }

@@ -10,7 +10,7 @@ import os
 import shutil
 import socket
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,16 +40,29 @@ class Ports:
         return Ports(self.broker or free_port(), self.controller or free_port())
 
 
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """A further address of the node: its port on loopback, its security protocol, and Kafka's settings of it alone."""
+
+    port: int
+    protocol: str
+    settings: Mapping[str, str]
+
+
 class KafkaNode:
     """The Kafka of a state folder, whether it runs now or not.
 
     Args:
         state_dir: A claimed state folder (`deploy.local.state`).
         jars_dir: Where Kafka's jars are kept: `state_dir/jars/kafka` by default.
+        listeners: Further listeners, such as one with TLS and SASL: each one's name, and its address and settings.
     """
 
-    def __init__(self, state_dir: Path, *, jars_dir: Path | None = None) -> None:
+    def __init__(
+        self, state_dir: Path, *, jars_dir: Path | None = None, listeners: Mapping[str, Listener] | None = None
+    ) -> None:
         self.jars_dir = jars_dir or state_dir / "jars" / NAME
+        self._listeners = dict(listeners or {})
         self._folder = state_dir / NAME
         self._data_dir = self._folder / "data"
         self._process = DetachedProcess(NAME, state_dir)
@@ -122,42 +135,53 @@ class KafkaNode:
 
     def _write_properties(self, filename: str, ports: Ports, data_dir: Path) -> Path:
         path = self._folder / filename
-        text = "".join(f"{key}={value}\n" for key, value in _properties(ports, data_dir).items())
+        text = "".join(f"{key}={value}\n" for key, value in self._properties(ports, data_dir).items())
         path.write_text(text, encoding="latin-1", errors="backslashreplace")  # how Java reads a properties file
         return path
 
-
-def _properties(ports: Ports, data_dir: Path) -> dict[str, object]:
-    """The broker's settings; what is not named keeps Kafka's default, as on a cluster."""
-    broker, controller = f"{LOOPBACK}:{ports.broker}", f"{LOOPBACK}:{ports.controller}"
-    return {
-        "process.roles": "broker,controller",
-        "node.id": 1,
-        "controller.quorum.bootstrap.servers": controller,
-        "listeners": f"PLAINTEXT://{broker},CONTROLLER://{controller}",
-        "advertised.listeners": f"PLAINTEXT://{broker}",
-        "controller.listener.names": "CONTROLLER",
-        "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT",
-        "log.dirs": data_dir,
-        # A topic is made on purpose, with its retention, or not at all.
-        "auto.create.topics.enable": "false",
-        # One node: no replicas, and few partitions of the internal topics, which it opens at every start.
-        "offsets.topic.replication.factor": 1,
-        "offsets.topic.num.partitions": 5,
-        "transaction.state.log.replication.factor": 1,
-        "transaction.state.log.min.isr": 1,
-        "transaction.state.log.num.partitions": 5,
-        "share.coordinator.state.topic.replication.factor": 1,
-        "share.coordinator.state.topic.min.isr": 1,
-        "share.coordinator.state.topic.num.partitions": 5,
-        # The first consumer of a group need not wait for others.
-        "group.initial.rebalance.delay.ms": 0,
-        # A node that was killed may not come back before its old session has ended: 3 s, not 9.
-        "broker.session.timeout.ms": 3000,
-        "broker.heartbeat.interval.ms": 500,
-        # The default of 128 MB would be a quarter of the heap.
-        "log.cleaner.dedupe.buffer.size": 32 * 1024 * 1024,
-    }
+    def _properties(self, ports: Ports, data_dir: Path) -> dict[str, object]:
+        """The broker's settings; what is not named keeps Kafka's default, as on a cluster."""
+        broker, controller = f"{LOOPBACK}:{ports.broker}", f"{LOOPBACK}:{ports.controller}"
+        further = self._listeners.items()
+        ours = {
+            f"listener.name.{name.lower()}.{key}": value
+            for name, listener in further
+            for key, value in listener.settings.items()
+        }
+        addresses = [f"PLAINTEXT://{broker}", *(f"{name}://{LOOPBACK}:{one.port}" for name, one in further)]
+        protocols = [
+            "CONTROLLER:PLAINTEXT",
+            "PLAINTEXT:PLAINTEXT",
+            *(f"{name}:{one.protocol}" for name, one in further),
+        ]
+        return ours | {
+            "process.roles": "broker,controller",
+            "node.id": 1,
+            "controller.quorum.bootstrap.servers": controller,
+            "listeners": ",".join([*addresses, f"CONTROLLER://{controller}"]),
+            "advertised.listeners": ",".join(addresses),
+            "controller.listener.names": "CONTROLLER",
+            "listener.security.protocol.map": ",".join(protocols),
+            "log.dirs": data_dir,
+            # A topic is made on purpose, with its retention, or not at all.
+            "auto.create.topics.enable": "false",
+            # One node: no replicas, and few partitions of the internal topics, which it opens at every start.
+            "offsets.topic.replication.factor": 1,
+            "offsets.topic.num.partitions": 5,
+            "transaction.state.log.replication.factor": 1,
+            "transaction.state.log.min.isr": 1,
+            "transaction.state.log.num.partitions": 5,
+            "share.coordinator.state.topic.replication.factor": 1,
+            "share.coordinator.state.topic.min.isr": 1,
+            "share.coordinator.state.topic.num.partitions": 5,
+            # The first consumer of a group need not wait for others.
+            "group.initial.rebalance.delay.ms": 0,
+            # A node that was killed may not come back before its old session has ended: 3 s, not 9.
+            "broker.session.timeout.ms": 3000,
+            "broker.heartbeat.interval.ms": 500,
+            # The default of 128 MB would be a quarter of the heap.
+            "log.cleaner.dedupe.buffer.size": 32 * 1024 * 1024,
+        }
 
 
 def _require_same_port(running: Running, ports: Ports | None) -> None:

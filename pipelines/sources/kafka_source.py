@@ -142,6 +142,7 @@ def _consumer(spec: Spec, topic: str) -> Iterator[KafkaConsumer]:
     try:
         consumer = KafkaConsumer(
             bootstrap_servers=bootstrap,
+            **spec.kafka.security.client_settings(),
             bootstrap_timeout_ms=_BOOTSTRAP_MS,
             isolation_level="read_committed",
             auto_offset_reset="none",

@@ -103,9 +103,3 @@ def test_admin_of_a_broker_that_is_down() -> None:
 def test_an_address_that_leads_nowhere(bootstrap: str, why: str) -> None:
     with pytest.raises(BrokerError, match=why):
         TopicAdmin(bootstrap, timeout_s=0.5)
-
-
-def test_the_reason_tells_wrong_credentials_from_a_broker_that_is_down(kafka: Kafka) -> None:
-    security = {"security_protocol": "SASL_PLAINTEXT", "sasl_mechanism": "PLAIN", "sasl_plain_username": "me"}
-    with pytest.raises(BrokerError, match="Sasl"):
-        TopicAdmin(kafka.bootstrap, timeout_s=0.5, security=security | {"sasl_plain_password": "guess"})

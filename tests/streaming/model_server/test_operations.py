@@ -1,6 +1,5 @@
 """How the server is run: flags, files, sockets, TLS, health, warm-up, logs, and the way it ends."""
 
-import datetime
 import json
 import signal
 import socket
@@ -15,15 +14,12 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from streaming.serving_protos import PredictionLog, PredictionServiceStub, PredictRequest
 from streaming.tensors import encode_tensor
+from tests.certificates import certificate
 from tests.conformance.server_process import REPOSITORY, ServerProcess
 from tests.streaming.model_server.conftest import eventually
 
@@ -41,27 +37,6 @@ def get(server, path):
     except urllib.error.HTTPError as error:
         with error:
             return error.code, error.read()
-
-
-def certificate(subject, issuer=None, issuer_key=None):
-    """A key and a certificate as PEM, signed by itself or by `issuer`."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, subject)])
-    now = datetime.datetime.now(datetime.UTC)
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(issuer.subject if issuer else name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=issuer is None, path_length=None), critical=True)
-    )
-    signed = builder.sign(issuer_key or key, hashes.SHA256())
-    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    return key, signed, pem, signed.public_bytes(serialization.Encoding.PEM)
 
 
 @pytest.fixture(scope="module")
