@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib.metadata
-import json
 import math
 import os
-import platform
 import shutil
 import time
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +20,7 @@ from models.evaluation import evaluate_model, evaluate_persistence
 from models.export import export
 from models.forecaster import build_forecaster
 from models.reader import windows
+from models.run_folder import check_file, open_run, write_json
 from models.scaling import Constants
 from models.yardsticks import skill
 from schemas.dataset import DatasetFolder
@@ -85,13 +81,13 @@ def train(
     folder = _open_dataset(spec, data)
     run = Path(output)
     record = {"spec": spec.semantic_document(), "family": spec.model.family, "lineage": _lineage(folder)}
-    begun = _open_run(run, record, resume=resume)
+    begun = open_run(run, record, resume=resume)
     if "outcome" in begun:
         return RunSummary(**begun["outcome"])
     descent = _fit(spec, folder, run, Console(stderr=True, quiet=quiet), checkpoint_seconds)
     model = stored.load(run).model
     metrics = evaluate_model(spec, folder, "test", model)
-    _write_json(run / layout.EVALUATION_FILE, {"split": "test", **metrics})
+    write_json(run / layout.EVALUATION_FILE, {"split": "test", **metrics})
     shutil.rmtree(run / layout.EXPORT_FOLDER, ignore_errors=True)  # of an attempt that was killed right after it
     export(
         spec,
@@ -112,7 +108,7 @@ def train(
         mae_persistence={name: scores["mae_persistence"] for name, scores in metrics["targets"].items()},
         skill=metrics["standardised"]["skill"],
     )
-    _write_json(run / layout.RUN_FILE, begun | {"outcome": asdict(summary)})
+    write_json(run / layout.RUN_FILE, begun | {"outcome": asdict(summary)})
     (run / layout.CHECKPOINT_FILE).unlink()
     return summary
 
@@ -126,42 +122,8 @@ def _open_dataset(spec: Spec, data: str | os.PathLike[str]) -> DatasetFolder:
         if not folder.split(name).windows:
             raise DatasetError(f"{folder.path}: expected windows in the split '{name}', got none")
         for shard in folder.split(name).shards:
-            _check_file(folder.path / shard.path, shard.sha256)
+            check_file(folder.path / shard.path, shard.sha256)
     return folder
-
-
-def _check_file(path: Path, sha256: str) -> None:
-    # Before training, where it can be said in one line: TensorFlow finds damage only when it comes to it.
-    try:
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as exc:
-        raise DatasetError(f"{path}: cannot be read: {exc.strerror}") from exc
-    if found != sha256:
-        raise DatasetError(f"{path}: is not the file that was ingested (its sha256 differs); ingest again")
-
-
-def _open_run(run: Path, record: Mapping[str, Any], *, resume: bool) -> dict[str, Any]:
-    """Begins a run in its folder, or finds the one that is there; returns what its `run.json` says."""
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-        taken = any(run.iterdir())
-    except OSError as exc:
-        raise ModelError(f"{run}: expected a folder for the run: {exc.strerror}") from exc
-    if not taken:
-        begun = {**record, "environment": _environment()}
-        _write_json(run / layout.RUN_FILE, begun)
-        return begun
-    if not resume:
-        raise ModelError(f"{run}: expected a new or empty folder for the run, got one with files in it")
-    try:
-        found: dict[str, Any] = json.loads((run / layout.RUN_FILE).read_bytes())
-    except (OSError, ValueError) as exc:
-        raise ModelError(f"{run}: expected a run to resume, got a folder without a readable {layout.RUN_FILE}") from exc
-    for name, part in json.loads(json.dumps(record)).items():
-        if found.get(name) != part:
-            raise ModelError(f"{run}: expected a run of this spec and dataset to resume, got one with another {name}")
-    return found
 
 
 def _fit(spec: Spec, folder: DatasetFolder, run: Path, console: Console, checkpoint_seconds: float) -> Descent:
@@ -202,19 +164,3 @@ def _lineage(folder: DatasetFolder) -> dict[str, Any]:
         name: folder.split(name).model_dump(include={"windows", "first_origin_ms", "last_origin_ms"}) for name in SPLITS
     }
     return {"dataset_manifest_sha256": folder.digest, "splits": splits}
-
-
-def _environment() -> dict[str, Any]:
-    packages = ("tidegauge", "tensorflow", "keras", "numpy")
-    return {
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "devices": sorted(device.device_type for device in tf.config.list_physical_devices()),
-        **{package: importlib.metadata.version(package) for package in packages},
-    }
-
-
-def _write_json(path: Path, document: Mapping[str, Any]) -> None:
-    unfinished = path.with_name(f".{path.name}-unfinished")
-    unfinished.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-    unfinished.replace(path)
