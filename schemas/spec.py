@@ -1,9 +1,9 @@
 """The spec: one YAML file that describes a stream and drives ingest, training, live predictions and retraining.
 
-Two kinds of section. The *semantic* ones (`stream`, `grid`, `window`, `split`, `model`, `training`) say what the
-windows and the model are; their canonical form is hashed into fingerprints. The *settings* (`source`, `checks`,
-`dataset`, `kafka`, `serving`, `paths`) say where and how it runs; environment variables override them
-(`TIDEGAUGE_KAFKA__BOOTSTRAP_SERVERS=...`).
+Two kinds of section. The *semantic* ones (`stream`, `grid`, `window`, `split`, `model`, `training`, `uncertainty`,
+`evaluation`) say what the windows and the model are, and how it is measured; their canonical form, but for
+`evaluation`'s, is hashed into fingerprints. The *settings* (`source`, `checks`, `dataset`, `kafka`, `serving`, `paths`)
+say where and how it runs; environment variables override them (`TIDEGAUGE_KAFKA__BOOTSTRAP_SERVERS=...`).
 
 All times and durations are int milliseconds in code; `schemas.units` reads what YAML writes.
 """
@@ -19,6 +19,7 @@ from pydantic import BaseModel, model_validator
 
 from schemas.documents import canonical, fingerprint_of, parse_as, read_document
 from schemas.errors import SpecError
+from schemas.evaluation_spec import Evaluation, Uncertainty
 from schemas.model_spec import LstmModel
 from schemas.section import Section
 from schemas.settings_spec import Checks, Dataset, Kafka, Paths, Serving, Source, Topic, Topics
@@ -36,6 +37,8 @@ class Spec(Section):
     split: SplitRule | None = None
     model: LstmModel | None = None
     training: Training = Training()
+    uncertainty: Uncertainty = Uncertainty()
+    evaluation: Evaluation = Evaluation()
     source: Source = Source()
     checks: Checks = Checks()
     dataset: Dataset = Dataset()
@@ -53,6 +56,33 @@ class Spec(Section):
                     f"announced, and at most past ({most}), so that the window holds it"
                 )
         return self
+
+    @model_validator(mode="after")
+    def _intervals_have_one_source(self) -> Self:
+        if self.uncertainty.intervals and self._model_levels:
+            raise ValueError(
+                "$.uncertainty.intervals is for a model without quantiles; expected the bounds among $.model.quantiles"
+            )
+        return self
+
+    @property
+    def _model_levels(self) -> tuple[float, ...]:
+        levels: tuple[float, ...] = getattr(self.model, "quantiles", ())
+        return levels
+
+    @cached_property
+    def quantile_levels(self) -> tuple[float, ...]:
+        """The levels of the model's output `quantiles`, rising; without any there is no such output."""
+        alphas = [round(1 - coverage, 9) for coverage in self.uncertainty.intervals]
+        bounds = (round(bound, 9) for alpha in alphas for bound in (alpha / 2, 1 - alpha / 2))
+        return self._model_levels or tuple(sorted(bounds))
+
+    @cached_property
+    def season(self) -> int:
+        """Steps of a season: what errors are measured against in MASE, MSIS and Naive2."""
+        day, step = 86_400_000, self.grid.step
+        guess = 7 if step == day else day // step if step < day and day % step == 0 else 1
+        return self.evaluation.season or guess
 
     @cached_property
     def span_ms(self) -> int:
@@ -113,11 +143,13 @@ class Spec(Section):
     def semantic_form(self) -> dict[str, Any]:
         """Canonical form of the semantic sections."""
         sections = {"split": self.split, "model": self.model, "training": self.training}
-        return self.window_form() | {name: canonical(part) for name, part in sections.items() if part is not None}
+        form = self.window_form() | {name: canonical(part) for name, part in sections.items() if part is not None}
+        # A section that is newer than the first fingerprints is part of them only where it says something.
+        return form | ({"uncertainty": told} if (told := canonical(self.uncertainty)) else {})
 
     def semantic_document(self) -> dict[str, Any]:
         """The semantic sections as a spec document, to embed in datasets and models: no settings, so no secrets."""
-        names = ("stream", "grid", "window", "split", "model", "training")
+        names = ("stream", "grid", "window", "split", "model", "training", "uncertainty", "evaluation")
         document = self.model_dump(mode="json", exclude_defaults=True)
         return {name: document[name] for name in names if name in document}
 
