@@ -8,6 +8,8 @@ Signatures, all with a free batch dimension:
 | `serving_examples` | `examples` string (batch,): serialised `tf.Example`s | the same |
 | `describe` | `probe` int32 (batch,), any numbers | `window_fingerprint` and `spec_json`, string (batch,) |
 
+and those that the family adds (`models.families.family.Signatures`).
+
 An example holds one window, with the inputs' names: `past_values` as past * feature floats in row order,
 `past_observed` as as many 0 or 1 (left out: all observed, but for NaN), `future_values` as horizon * feature floats,
 `key` as bytes.
@@ -23,6 +25,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from models.families import FAMILIES
 from models.forecaster import TensorForm, build_forecaster, input_forms
 from models.saved_model import DEFAULT_SIGNATURE, EXAMPLES_SIGNATURE, traced, tracked, write_saved_model
 from models.scaling import KeyRows
@@ -59,7 +62,7 @@ def export(
     write_saved_model(
         spec,
         module,
-        _signatures(model, forms),
+        _signatures(model, forms) | _of_family(spec, model),
         to=to,
         warmup=[_zeros(forms, batch) for batch in _WARMUP_BATCHES],
         record=lineage,
@@ -79,6 +82,22 @@ def _signatures(model: Any, forms: Mapping[str, TensorForm]) -> dict[str, Any]:
         DEFAULT_SIGNATURE: traced(predict, **{name: (form.shape, form.dtype) for name, form in forms.items()}),
         EXAMPLES_SIGNATURE: traced(predict_examples, examples=((), "string")),
     }
+
+
+def _of_family(spec: Spec, model: Any) -> dict[str, Any]:
+    assert spec.model is not None
+    signatures = FAMILIES[spec.model.family].signatures
+    if signatures is None:
+        return {}
+
+    def of(inner: Any) -> Any:
+        def call(**inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+            outputs: dict[str, tf.Tensor] = inner(inputs, training=False)
+            return outputs
+
+        return traced(call, **{name: (tensor.shape[1:], tensor.dtype) for name, tensor in inner.input.items()})
+
+    return {name: of(inner) for name, inner in signatures(spec, model).items()}
 
 
 def _example_feature(form: TensorForm) -> Any:

@@ -6,9 +6,10 @@ deviation that its error is measured in. Which cells were observed travels as th
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 from keras import ops
 
@@ -69,10 +70,27 @@ def standardised_error(labels: Any, mean: Any) -> Any:
     return (mean - labels[..., 0]) / labels[..., 1]
 
 
+def quantile_loss(labels: Any, quantiles: Any, levels: Sequence[float]) -> Any:
+    """The pinball loss of each cell, the mean over the levels (Koenker & Bassett, 1978): (batch, horizon, target).
+
+    A forecast of level q costs q for each deviation that it lies below the value, and 1 - q for each above.
+    """
+    above = standardised_error(labels[..., None, :], quantiles)
+    level = np.array(levels, np.float32)
+    return ops.mean(ops.maximum((1 - level) * above, -level * above), axis=-1)
+
+
 def objective(spec: Spec) -> Objective:
-    """What training makes small: the spec's cost of the errors, and beside it the mean absolute error."""
+    """What training makes small, and beside it the mean absolute error.
+
+    That is the spec's cost of the errors, or where the model has quantiles their loss.
+    """
 
     def cost_of(name: str) -> Cost:
         return lambda labels, outputs: LOSSES[name](standardised_error(labels, outputs["mean"]))
 
-    return Objective(cost_of(spec.training.loss), {"mae": cost_of("mae")})
+    def pinball(labels: Any, outputs: Any) -> Any:
+        return quantile_loss(labels, outputs["quantiles"], levels)
+
+    levels = () if spec.model is None else spec.model.quantiles
+    return Objective(pinball if levels else cost_of(spec.training.loss), {"mae": cost_of("mae")})

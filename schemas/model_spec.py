@@ -4,12 +4,50 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from schemas.section import Count, Section
 
+Activation = Literal["relu", "leaky_relu", "sigmoid", "tanh", "gelu"]
+Dropout = Annotated[float, Field(ge=0, lt=1)]
+"""Share of activations that training leaves out."""
 
-class LstmModel(Section):
+
+def _levels_around_the_median(levels: tuple[float, ...]) -> tuple[float, ...]:
+    if levels and (0.5 not in levels or sorted(set(levels)) != list(levels) or not 0 < levels[0] <= levels[-1] < 1):
+        raise ValueError("expected rising levels between 0 and 1 with 0.5 among them, whose quantile is the forecast")
+    return levels
+
+
+class ForecastModel(Section):
+    """What every family of forecasting models shares."""
+
+    scaling: Literal["shared", "per_key", "window"] = "shared"
+    """Whose mean and deviation normalise a value: the train split's, the key's own in it, or the window's own."""
+    channels: Literal["together", "independent"] = "together"
+    """Whether the targets of a window are forecast at once, each from all, or one by one with the same weights."""
+    anchor: Literal["last", "mean", "none"] = "last"
+    """What a forecast is relative to: the target's last observed value, its mean in the window, or the scaling's mean.
+    """
+    reversible: bool = False
+    """Normalised targets are stretched and shifted by learnt numbers, and forecasts are put back by the same."""
+    quantiles: Annotated[tuple[float, ...], Field(strict=False), AfterValidator(_levels_around_the_median)] = ()
+    """Levels to forecast, rising, with 0.5 among them: the median is the forecast then."""
+
+
+class MlpModel(ForecastModel):
+    """Layers of neurons over the whole past at once."""
+
+    family: Literal["mlp"]
+    units: Count = 128
+    layers: Count = 3
+    activation: Activation = "relu"
+    shortcuts: bool = True
+    """Whether each layer adds to what went into it, so that deep stacks train as well as shallow ones."""
+    dropout: Dropout = 0.0
+
+
+class LstmModel(ForecastModel):
     """Stacked LSTM over segments of the past with a direct head for all horizon steps."""
 
     family: Literal["lstm"]
@@ -17,6 +55,12 @@ class LstmModel(Section):
     layers: Count = 1
     segment: Count = 24
     """Steps that make one token of the recurrence; 1 takes every step by itself."""
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    scaling: Literal["shared", "per_key", "window"] = "shared"
-    """Whose mean and deviation normalise a value: the train split's, the key's own in it, or the window's own."""
+    bidirectional: bool = False
+    """Whether the past is read from both ends; none of it lies after the origin."""
+    forget: Literal["one", "chrono"] = "one"
+    """What the forget gates' biases start from: 1, or spread so that memories last from one token to all of them."""
+    dropout: Dropout = 0.0
+
+
+ModelSection = Annotated[MlpModel | LstmModel, Field(discriminator="family")]
+"""The model of a spec: one section for each family."""

@@ -20,7 +20,7 @@ from pydantic import BaseModel, model_validator
 from schemas.documents import canonical, fingerprint_of, parse_as, read_document
 from schemas.errors import SpecError
 from schemas.evaluation_spec import Evaluation, Uncertainty
-from schemas.model_spec import LstmModel
+from schemas.model_spec import ModelSection
 from schemas.section import Section
 from schemas.settings_spec import Checks, Dataset, Kafka, Paths, Serving, Source, Topic, Topics
 from schemas.split_spec import SplitRule
@@ -35,7 +35,7 @@ class Spec(Section):
     grid: Grid
     window: Window
     split: SplitRule | None = None
-    model: LstmModel | None = None
+    model: ModelSection | None = None
     training: Training = Training()
     uncertainty: Uncertainty = Uncertainty()
     evaluation: Evaluation = Evaluation()

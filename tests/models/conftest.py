@@ -25,7 +25,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def easy_spec(**sections: Any) -> Spec:
-    """An hourly load that swings with the day, and a wind with gaps; keyword arguments extend its sections."""
+    """An hourly load that swings with the day, and a wind with gaps.
+
+    Keyword arguments extend its sections; a model of a family of its own replaces the one there is.
+    """
     document: dict[str, Any] = {
         "stream": {
             "name": "easy",
@@ -49,7 +52,7 @@ def easy_spec(**sections: Any) -> Spec:
         "training": {"epochs": 3, "batch_size": 64, "learning_rate": 0.01},
     }
     for name, section in sections.items():
-        document[name] = document.get(name, {}) | section
+        document[name] = section if "family" in section else document.get(name, {}) | section
     return parse_spec(document)
 
 

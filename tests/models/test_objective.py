@@ -69,6 +69,22 @@ def test_masked_cells_have_no_gradient(name: str) -> None:
     np.testing.assert_array_equal(gradient != 0, batch()["target_observed"].numpy())
 
 
+@pytest.mark.parametrize("levels", [(0.5,), (0.1, 0.5, 0.8)])
+def test_quantile_loss_is_the_mean_over_levels(levels: tuple[float, ...]) -> None:
+    _, labels, weights = labelled("shared")
+    quantiles = np.random.default_rng(0).normal(120, 40, (4, 2, 1, len(levels))).astype(np.float32)
+    expected = []
+    for window, step, value in ((0, 0, 150), (1, 1, 120), (2, 0, 70)):
+        costs = []
+        for level, quantile in zip(levels, quantiles[window, step, 0].tolist(), strict=True):
+            short = (value - quantile) / 50
+            costs.append(level * short if short > 0 else (level - 1) * short)
+        expected.append(sum(costs) / len(levels))
+    outputs = {"mean": tf.zeros((4, 2, 1)), "quantiles": tf.constant(quantiles)}
+    found = objective(easy_spec(model={"quantiles": list(levels)})).cost(labels, outputs).numpy()
+    np.testing.assert_allclose(found[weights.numpy() == 1], expected, rtol=1e-5)
+
+
 def test_inputs_are_those_of_the_model() -> None:
     assert set(labelled("shared")[0]) == {"past_values", "past_observed", "future_values"}
     assert set(labelled("per_key")[0]) == {"past_values", "past_observed", "future_values", "key"}

@@ -1,0 +1,73 @@
+"""What several neural families are made of."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import layers, ops
+
+from models.window import EncodedWindow
+
+
+def segments(sequence: Any, length: int) -> Any:
+    """Cuts a sequence into segments of so many steps: (n, step, channel) -> (n, segment, length * channel).
+
+    What is missing of the first one is 0, so that the last one ends where the sequence does.
+    """
+    steps, channels = sequence.shape[1:]
+    count = -(-steps // length)
+    if count * length > steps:
+        sequence = ops.pad(sequence, ((0, 0), (count * length - steps, 0), (0, 0)))
+    return ops.reshape(sequence, (-1, count, length * channels))
+
+
+def context(window: EncodedWindow) -> Any | None:
+    """What is true of a row at all steps: its static covariates and which target it is; (n, channel) or None."""
+    parts = [] if window.static is None else [window.static]
+    if window.channel is not None and window.channels > 1:
+        parts.append(ops.one_hot(window.channel, window.channels, dtype="float32"))
+    return joined(parts) if parts else None
+
+
+def joined(parts: list[Any]) -> Any:
+    """The parts side by side in the last axis."""
+    return parts[0] if len(parts) == 1 else layers.Concatenate()(parts)
+
+
+def head(window: EncodedWindow, state: Any, *, dropout: float) -> Any:
+    """The forecast of all steps at once from what a family made of the past: (n, unit) -> (n, horizon, width).
+
+    Where something is known of the future, the state is unfolded into a vector for each step, which what is known of
+    that step joins before both become its numbers, as in TiDE (Das et al., 2023).
+    """
+    state = layers.Dropout(dropout)(state)
+    constant = context(window)
+    if constant is not None:
+        state = joined([state, constant])
+    if window.future is None:
+        moved = layers.Dense(window.horizon * window.width)(state)
+        return unfolded(moved, window) + linear_path(window)
+    units = min(16, state.shape[-1])
+    steps = ops.reshape(layers.Dense(window.horizon * units)(state), (-1, window.horizon, units))
+    steps = layers.Dense(units, activation="relu")(joined([steps, window.future]))
+    return layers.Dense(window.width)(steps) + linear_path(window)
+
+
+def linear_path(window: EncodedWindow) -> Any:
+    """The linear forecast that a family corrects: from the target's past straight to (n, horizon, width).
+
+    It starts from nothing, so that a new model repeats the anchor but for the family's own first guess.
+    """
+    flat = layers.Flatten()(window.target)
+    return unfolded(layers.Dense(window.horizon * window.width, kernel_initializer="zeros")(flat), window)
+
+
+def unfolded(flat: Any, window: EncodedWindow) -> Any:
+    """(n, horizon * width) -> (n, horizon, width)."""
+    return ops.reshape(flat, (-1, window.horizon, window.width))
+
+
+def activated(tensor: Any, name: str) -> Any:
+    """An activation by its name in a spec."""
+    return keras.activations.get(name)(tensor)
