@@ -25,6 +25,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from models.calibration import Calibration, calibrated
 from models.families import FAMILIES
 from models.forecaster import TensorForm, build_forecaster, input_forms
 from models.saved_model import DEFAULT_SIGNATURE, EXAMPLES_SIGNATURE, traced, tracked, write_saved_model
@@ -42,6 +43,7 @@ def export(
     *,
     to: str | os.PathLike[str],
     lineage: Mapping[str, Any],
+    calibration: Calibration | None = None,
 ) -> None:
     """Writes a SavedModel, whole or not at all.
 
@@ -51,6 +53,7 @@ def export(
       weights: as `get_weights` of the model that `models.forecaster.build_forecaster` builds gives them.
       to: the folder to write; it must not exist.
       lineage: JSON values for the export's record: what it was made of, and how good it is.
+      calibration: of its quantiles.
     Raises:
       ModelError: the spec has no model.
     """
@@ -58,6 +61,8 @@ def export(
     # Built anew for export: a model built for training may hold operations that only its device has.
     model = build_forecaster(spec, statistics, portable=True)
     model.set_weights(weights)
+    if calibration is not None:
+        model = calibrated(spec, statistics, model, calibration)
     module = tracked(model.variables, (layer.table for layer in model.layers if isinstance(layer, KeyRows)))
     write_saved_model(
         spec,

@@ -15,6 +15,7 @@ import tensorflow as tf
 from rich.console import Console
 
 from models import layout, objective, stored
+from models.calibration import calibrate, calibrated, needs_calibration
 from models.descent import CHECKPOINT_SECONDS, Descent, Feed, descend
 from models.evaluation import evaluate_model, evaluate_persistence
 from models.export import export
@@ -86,6 +87,10 @@ def train(
         return RunSummary(**begun["outcome"])
     descent = _fit(spec, folder, run, Console(stderr=True, quiet=quiet), checkpoint_seconds)
     model = stored.load(run).model
+    calibration = None
+    if needs_calibration(spec):
+        calibration = calibrate(spec, folder.statistics, folder, model)
+        model = calibrated(spec, folder.statistics, model, calibration)
     metrics = evaluate_model(spec, folder, "test", model)
     write_json(run / layout.EVALUATION_FILE, {"split": "test", **metrics})
     shutil.rmtree(run / layout.EXPORT_FOLDER, ignore_errors=True)  # of an attempt that was killed right after it
@@ -96,6 +101,7 @@ def train(
         to=run / layout.EXPORT_FOLDER,
         lineage={name: part for name, part in begun.items() if name != "spec"}
         | {"metrics": {"split": "test", **metrics}},
+        calibration=calibration,
     )
     summary = RunSummary(
         run=str(run),

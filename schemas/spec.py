@@ -67,8 +67,7 @@ class Spec(Section):
 
     @property
     def _model_levels(self) -> tuple[float, ...]:
-        levels: tuple[float, ...] = getattr(self.model, "quantiles", ())
-        return levels
+        return () if self.model is None else self.model.quantiles
 
     @cached_property
     def quantile_levels(self) -> tuple[float, ...]:
