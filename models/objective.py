@@ -29,7 +29,8 @@ LOSSES: dict[str, Callable[[Any], Any]] = {
 def add_deviation(spec: Spec, constants: Constants) -> Callable[[dict[str, Any]], dict[str, Any]]:
     """Gives batches the deviation that each target's errors are measured in.
 
-    That is the key's own in the train split where the model scales by key, and the shared one elsewhere.
+    That is the key's own in the train split where the model scales by key or by window, and the shared one where one
+    scale fits all keys.
 
     Returns:
       A function for `tf.data.Dataset.map` that adds `target_deviation`, float32 (batch, target).
@@ -37,7 +38,7 @@ def add_deviation(spec: Spec, constants: Constants) -> Callable[[dict[str, Any]]
     roles = [feature.role for feature in spec.stream.features if feature.calendar is None]
     table = constants.deviation[:, [column for column, role in enumerate(roles) if role == "target"]]
     rows = KeyRows(constants)
-    by_key = spec.model is not None and spec.model.scaling == "per_key"
+    by_key = spec.model is not None and spec.model.scaling != "shared"
 
     def add(batch: dict[str, Any]) -> dict[str, Any]:
         row = rows(batch["key"]) if by_key else tf.fill(tf.shape(batch["key"]), len(table) - 1)

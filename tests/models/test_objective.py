@@ -50,7 +50,7 @@ def costs(name: str, labels: Any, mean: Any) -> Any:
 def test_costs_are_of_errors_in_deviations_and_only_observed_cells_weigh(name: str, scaling: str) -> None:
     _, labels, weights = labelled(scaling)
     mean = tf.constant([[[140.0], [1e9]], [[np.pi], [115.0]], [[200.0], [-1e9]], [[0.0], [1.0]]])
-    deviation = [10, 20, 50] if scaling == "per_key" else [50, 50, 50]
+    deviation = [50, 50, 50] if scaling == "shared" else [10, 20, 50]
     errors = [(140 - 150) / deviation[0], (115 - 120) / deviation[1], (200 - 70) / deviation[2]]
     np.testing.assert_array_equal(weights[..., 0], [[1, 0], [0, 1], [1, 0], [0, 0]])
     found = costs(name, labels, mean).numpy()[weights.numpy() == 1]
