@@ -96,8 +96,8 @@ def predict_raw(spec: Spec, tensors: Path) -> dict[str, Any]:
         raise InputError(f"{tensors}: expected an .npz file of arrays, got {exc}") from exc
     with ServingClient(spec) as client:
         client.wait_until_available(0)
-        outputs, version = client.predict(inputs)
-    return {"version": version, "outputs": {name: array.tolist() for name, array in outputs.items()}}
+        answer = client.ask(inputs)()
+    return {"version": answer.version, "outputs": {name: array.tolist() for name, array in answer.outputs.items()}}
 
 
 def _some(keys: Sequence[str]) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from schemas.errors import FingerprintMismatch, ModelError
 from schemas.spec import Spec
+from streaming.model_client import Answer, Arrays, Waiting
 
 
 def resolve_version(model: Path) -> Path:
@@ -65,18 +67,19 @@ class SavedModelClient:
                 f"got one of {fingerprint}"
             )
 
-    def predict(self, inputs: Mapping[str, NDArray[Any]]) -> tuple[dict[str, NDArray[Any]], int]:
+    def ask(self, inputs: Arrays) -> Waiting:
+        """Takes one batch; it is predicted when its answer is waited for."""
+        return partial(self._answer, inputs)
+
+    def _answer(self, inputs: Arrays) -> Answer:
         """Predicts one batch.
 
-        Args:
-          inputs: the model's inputs by name, all with the same first axis.
-        Returns:
-          The outputs by name, and the version.
         Raises:
           ModelError: the model takes other inputs, or cannot compute.
         """
         import tensorflow as tf
 
+        began = time.monotonic()
         if inputs.keys() != self._names:
             raise ModelError(f"model '{self.model}': expected the inputs {sorted(self._names)}, got {sorted(inputs)}")
         try:
@@ -84,7 +87,8 @@ class SavedModelClient:
         except (ValueError, tf.errors.OpError) as exc:
             problem = str(exc).partition("\n")[0]
             raise ModelError(f"model '{self.model}' version {self._version}: {problem:.300}") from exc
-        return {name: output.numpy() for name, output in outputs.items()}, self._version
+        latency_ms = (time.monotonic() - began) * 1_000
+        return Answer({name: output.numpy() for name, output in outputs.items()}, self._version, latency_ms)
 
 
 def _plain(array: NDArray[Any]) -> Any:

@@ -49,7 +49,8 @@ from schemas.prediction import ModelVersion
 from schemas.section import Section
 from schemas.settings_spec import Serving
 from schemas.spec import Spec
-from streaming.predictor import Client, Predictor
+from streaming.model_client import ModelClient
+from streaming.predictor import Predictor
 from streaming.serving_client import ServingClient
 
 MANIFEST_FILE = "_manifest.json"
@@ -174,7 +175,7 @@ class ScoreFn(beam.DoFn):  # type: ignore[misc]
     """Predicts the windows of a portion and writes its file."""
 
     def __init__(
-        self, spec: Spec, decoder: RecordDecoder, folder: Path, shared: Shared, connect: Callable[[], Client]
+        self, spec: Spec, decoder: RecordDecoder, folder: Path, shared: Shared, connect: Callable[[], ModelClient]
     ) -> None:
         self._spec, self._decoder, self._folder = spec, decoder, folder
         self._shared, self._connect = shared, connect
@@ -218,7 +219,7 @@ def _build(pipeline: beam.Pipeline, dataset: DatasetFolder, decoder: RecordDecod
     )
 
 
-def _connector(spec: Spec, model: str | None, server: str | None) -> Callable[[], Client]:
+def _connector(spec: Spec, model: str | None, server: str | None) -> Callable[[], ModelClient]:
     """How to get the client of one version; checks that there is one."""
     if model:
         return partial(SavedModelClient, spec, resolve_version(Path(model)).absolute())

@@ -10,6 +10,8 @@
     ├── BrokerError          Kafka, its topics and transactions     topic[partition]@offset
     └── ServingError         the model server
         ├── ServingUnavailable   not reachable, overloaded, still loading; worth a retry
+        ├── ServingRefused       it does not take these inputs
+        │   └── ServingTooLarge      because they are too many at once
         └── FingerprintMismatch  it serves a model of other windows
 
 A message says what was expected, what came, and where. The command line prints it as one line and exits with
@@ -67,6 +69,14 @@ class ServingUnavailable(ServingError):
     """The model server is unreachable, overloaded or still loading: trying again can help."""
 
     retriable = True
+
+
+class ServingRefused(ServingError):
+    """The model server does not take the inputs of a request; others it may take."""
+
+
+class ServingTooLarge(ServingRefused):
+    """A request or its answer is larger than the model server takes: fewer windows at once can help."""
 
 
 class FingerprintMismatch(ServingError):

@@ -10,11 +10,13 @@ The value, as JSON:
      "targets": [{"name": "temp", "unit": "degF", "mean": [61.2, ...], "last_observed": 60.1,
                   "last_observed_ms": 1379996400000}],
      "observed_fraction": 0.93, "window_digest": "7420dc900d16df8e",
-     "model": {"name": "nyc-weather", "version": 3, "window_fingerprint": "8545bd..."}, "role": "champion"}
+     "model": {"name": "nyc-weather", "version": 3, "window_fingerprint": "8545bd..."}, "role": "champion",
+     "latency_ms": 18.204}
 
 `mean[i]` is the forecast for the step that starts at origin_ms + i * step_ms. `last_observed_ms` is the start of the
 step in which the target was last really observed within the window; `observed_fraction` the share of the window's
-measured cells that were. A reader must ignore members that it does not know; a new one never changes the meaning of
+measured cells that were; `latency_ms` how long the model server took for the request of which the window was part, or
+null. A reader must ignore members that it does not know; a new one never changes the meaning of
 an old one.
 """
 
@@ -48,7 +50,10 @@ class ModelVersion:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """One forecast; `mean` is float32 (horizon, target), `last_observed` float32 (target,) with its times in ms."""
+    """One forecast; `mean` is float32 (horizon, target), `last_observed` float32 (target,) with its times in ms.
+
+    `latency_ms` is how long the request took that the forecast came with.
+    """
 
     key: str
     origin_ms: int
@@ -59,6 +64,7 @@ class Prediction:
     window_digest: str
     model: ModelVersion
     role: Role = "champion"
+    latency_ms: float | None = None
 
     def id(self, stream: str) -> str:
         """blake2b-128 of what the prediction is about. The version is not part: a re-issue has the same id."""
@@ -107,6 +113,7 @@ class PredictionWriter:
                 "window_fingerprint": model.window_fingerprint,
             },
             "role": prediction.role,
+            "latency_ms": prediction.latency_ms,
         }
         return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
 

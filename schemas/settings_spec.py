@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from schemas.section import Count, Name, Section, Share
 from schemas.security_spec import KafkaSecurity, Tls
@@ -85,9 +85,19 @@ class Serving(Section):
     """The served model's name; the stream's name when left out."""
     version: Count | None = None
     """A pinned version; the latest when left out."""
+    label: Name | None = None
+    """In place of a version, the label that the server gives to one, such as `stable`."""
     deadline: Annotated[DurationMs, Field(ge=1)] = 5_000
     max_batch: Count = 256
+    max_in_flight: Count = 4
+    """Requests that are under way at once."""
     tls: Tls | None = None
+
+    @model_validator(mode="after")
+    def _one_choice(self) -> Self:
+        if self.version is not None and self.label is not None:
+            raise ValueError("expected version or label, not both")
+        return self
 
 
 class Paths(Section):

@@ -5,35 +5,80 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from threading import Event as StopFlag
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.kernels.windowing import Windowing, Windows, window_digests
-from schemas.errors import ServingUnavailable
+from schemas.errors import ServingError, ServingRefused, ServingTooLarge, ServingUnavailable
 from schemas.prediction import ModelVersion, Prediction
 from schemas.spec import Spec
+from streaming.model_client import Answer, ModelClient, Waiting
 
 logger = logging.getLogger(__name__)
 
+FIRST_BACKOFF_S = 0.05
 MAX_BACKOFF_S = 5.0
 
 
-class Client(Protocol):
-    """What a predictor needs of `ServingClient`."""
+@dataclass(frozen=True, slots=True)
+class RefusedWindow:
+    """A window that the model does not take; `run` is the place of its run among those that were to be predicted."""
 
-    model: str
+    run: int
+    key: str
+    origin_ms: int
+    inputs: dict[str, NDArray[Any]]
+    detail: str
 
-    def predict(self, inputs: Mapping[str, NDArray[Any]]) -> tuple[dict[str, NDArray[Any]], int]:
-        """The outputs by name, and the version that made them."""
-        ...
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """Windows that are predicted together, row by row; arrays have the axes (window, time, feature)."""
+
+    runs: list[int]
+    keys: list[str]
+    origin_step: NDArray[np.int64]
+    values: NDArray[np.float32]
+    observed: NDArray[np.bool_]
+    future: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def part(self, rows: slice) -> _Batch:
+        """Some of the windows."""
+        return _Batch(
+            self.runs[rows],
+            self.keys[rows],
+            self.origin_step[rows],
+            self.values[rows],
+            self.observed[rows],
+            self.future[rows],
+        )
+
+    def blank(self) -> _Batch:
+        """The first window with nothing observed: every model takes one."""
+        row = self.part(slice(1))
+        return replace(
+            row,
+            values=np.zeros_like(row.values),
+            observed=np.zeros_like(row.observed),
+            future=np.zeros_like(row.future),
+        )
 
 
 class Predictor:
-    """Predicts windows with a served model.
+    """Predicts windows with a model.
+
+    Several requests are under way at once; what they give is put back in order. A batch that is too large for the
+    server is halved, and so are all that follow. One that the model refuses is halved until the window that it refuses
+    stands alone.
 
     Args:
       spec: the stream.
@@ -41,20 +86,23 @@ class Predictor:
       client: the model.
       patience_s: how long to keep trying while the server is away, in seconds.
       stopping: ends the trying.
+      on_answer: is told of each answered request its windows and how long it took, in milliseconds.
     """
 
     def __init__(
         self,
         spec: Spec,
         windowing: Windowing,
-        client: Client,
+        client: ModelClient,
         *,
         patience_s: float = 0.0,
         stopping: StopFlag | None = None,
+        on_answer: Callable[[int, float], None] = lambda _windows, _latency_ms: None,
     ) -> None:
         self._windowing, self._client = windowing, client
         self._patience_s, self._stopping = patience_s, stopping or StopFlag()
-        self._max_batch = spec.serving.max_batch
+        self._on_answer = on_answer
+        self._max_batch, self._max_in_flight = spec.serving.max_batch, spec.serving.max_in_flight
         self._fingerprint = spec.window_fingerprint
         features = spec.stream.features
         self._targets = [index for index, feature in enumerate(features) if feature.role == "target"]
@@ -63,27 +111,103 @@ class Predictor:
         self._has_static = any(feature.role == "static" for feature in features)
         self._has_key = spec.model is not None and spec.model.scaling == "per_key"
 
-    def predict(self, runs: Sequence[tuple[str, Windows]]) -> list[Prediction]:
-        """Predicts all windows of some runs, each with its key.
+    def predict(
+        self, runs: Sequence[tuple[str, Windows]], on_refused: Callable[[RefusedWindow], None] | None = None
+    ) -> list[Prediction]:
+        """Predicts all windows of some runs, each with its key, in their order.
 
+        Args:
+          runs: keys and windows.
+          on_refused: is given each window that the model does not take while it takes others; without it that is an
+            error.
         Raises:
           ServingUnavailable: the server stayed away.
-          ServingError: it refuses the request.
+          ServingError: it refuses us, or every window.
         """
         if not runs:
             return []
-        keys = [key for key, windows in runs for _ in range(len(windows))]
+        batch = self._batch(runs)
+        predictions: list[Prediction] = []
+        under_way: deque[tuple[_Batch, Waiting]] = deque()
+        start = 0
+        while under_way or start < len(batch):
+            while start < len(batch) and len(under_way) < self._max_in_flight:
+                part = batch.part(slice(start, start + self._max_batch))
+                under_way.append((part, self._client.ask(self._inputs(part))))
+                start += len(part)
+            for part, answer in self._settle(*under_way.popleft(), on_refused):
+                predictions += self._predictions(part, answer)
+        return predictions
+
+    def _batch(self, runs: Sequence[tuple[str, Windows]]) -> _Batch:
         origin_step = np.concatenate([windows.origin_step for _, windows in runs])
         values = np.concatenate([windows.past_values() for _, windows in runs])
-        observed = np.concatenate([windows.past_observed() for _, windows in runs])
-        future = self._windowing.future_values(origin_step, values)
-        predictions: list[Prediction] = []
-        for start in range(0, len(keys), self._max_batch):
-            rows = slice(start, start + self._max_batch)
-            predictions += self._predict_batch(
-                keys[rows], origin_step[rows], values[rows], observed[rows], future[rows]
-            )
-        return predictions
+        return _Batch(
+            runs=[run for run, (_, windows) in enumerate(runs) for _ in range(len(windows))],
+            keys=[key for key, windows in runs for _ in range(len(windows))],
+            origin_step=origin_step,
+            values=values,
+            observed=np.concatenate([windows.past_observed() for _, windows in runs]),
+            future=self._windowing.future_values(origin_step, values),
+        )
+
+    def _settle(
+        self, batch: _Batch, waiting: Waiting, on_refused: Callable[[RefusedWindow], None] | None
+    ) -> Iterator[tuple[_Batch, Answer]]:
+        """The answers to a batch, in order: one, or several where it had to be cut."""
+        try:
+            answer = self._patiently(batch, waiting)
+        except ServingRefused as refusal:
+            if isinstance(refusal, ServingTooLarge):
+                self._max_batch = max(1, len(batch) // 2)
+            if len(batch) == 1:
+                yield from self._settle_alone(batch, refusal, on_refused)
+                return
+            middle = len(batch) // 2
+            for part in (batch.part(slice(middle)), batch.part(slice(middle, None))):
+                yield from self._settle(part, self._client.ask(self._inputs(part)), on_refused)
+        else:
+            self._on_answer(len(batch), answer.latency_ms)
+            yield batch, answer
+
+    def _settle_alone(
+        self, window: _Batch, refusal: ServingRefused, on_refused: Callable[[RefusedWindow], None] | None
+    ) -> Iterator[tuple[_Batch, Answer]]:
+        """Makes sure that it is the window: the model takes a blank one, and refuses this one again."""
+        if on_refused is None:
+            raise refusal
+        blank, inputs = self._inputs(window.blank()), self._inputs(window)
+        try:
+            self._patiently(window.blank(), self._client.ask(blank))
+        except ServingRefused as exc:
+            raise ServingError(f"the model takes no window, not even a blank one: {exc}") from refusal
+        try:
+            yield window, self._patiently(window, self._client.ask(inputs))
+        except ServingRefused as exc:
+            [origin_ms] = self._origin_ms(window).tolist()
+            on_refused(RefusedWindow(window.runs[0], window.keys[0], origin_ms, inputs, str(exc)))
+
+    def _patiently(self, batch: _Batch, waiting: Waiting) -> Answer:
+        """Waits for an answer; asks again, less and less often, while the server is away."""
+        give_up = time.monotonic() + self._patience_s
+        backoff_s = FIRST_BACKOFF_S
+        while True:
+            try:
+                return waiting()
+            except ServingUnavailable as exc:
+                if time.monotonic() >= give_up or self._stopping.is_set():
+                    raise
+                logger.info("%s; trying again", exc)
+            self._stopping.wait(backoff_s * random.uniform(0.5, 1.0))  # noqa: S311 (jitter)
+            backoff_s = min(2 * backoff_s, MAX_BACKOFF_S)
+            waiting = self._client.ask(self._inputs(batch))
+
+    def _inputs(self, batch: _Batch) -> dict[str, NDArray[Any]]:
+        return self.inputs(batch.keys, batch.values, batch.observed, batch.future)
+
+    def _origin_ms(self, batch: _Batch) -> NDArray[np.int64]:
+        grid = self._windowing.grid
+        return batch.origin_step * grid.step_ms + grid.offset_ms
 
     def inputs(
         self,
@@ -102,48 +226,29 @@ class Predictor:
             inputs["key"] = np.array([key.encode() for key in keys], dtype=object)
         return inputs
 
-    def _predict_batch(
-        self,
-        keys: Sequence[str],
-        origin_step: NDArray[np.int64],
-        values: NDArray[np.float32],
-        observed: NDArray[np.bool_],
-        future: NDArray[np.float32],
-    ) -> list[Prediction]:
-        outputs, version = self._ask(self.inputs(keys, values, observed, future))
-        model = ModelVersion(self._client.model, version, self._fingerprint)
+    def _predictions(self, batch: _Batch, answer: Answer) -> list[Prediction]:
+        values, observed = batch.values, batch.observed
+        model = ModelVersion(self._client.model, answer.version, self._fingerprint)
         last, last_step = last_observed(values[:, :, self._targets], observed[:, :, self._targets])
-        grid = self._windowing.grid
-        origin_ms = origin_step * grid.step_ms + grid.offset_ms
-        last_ms = origin_ms[:, None] + (last_step - self._windowing.past) * grid.step_ms
+        origin_ms = self._origin_ms(batch)
+        last_ms = origin_ms[:, None] + (last_step - self._windowing.past) * self._windowing.grid.step_ms
         fractions = observed[:, :, self._carried].mean(axis=(1, 2)).round(6).tolist()
-        digests = window_digests(values, observed, future)
+        digests = window_digests(values, observed, batch.future)
+        mean, latency_ms = answer.outputs["mean"], round(answer.latency_ms, 3)
         return [
             Prediction(
                 key=key,
                 origin_ms=int(origin_ms[row]),
-                mean=outputs["mean"][row],
+                mean=mean[row],
                 last_observed=last[row],
                 last_observed_ms=last_ms[row],
                 observed_fraction=fractions[row],
                 window_digest=digests[row],
                 model=model,
+                latency_ms=latency_ms,
             )
-            for row, key in enumerate(keys)
+            for row, key in enumerate(batch.keys)
         ]
-
-    def _ask(self, inputs: dict[str, NDArray[Any]]) -> tuple[dict[str, NDArray[Any]], int]:
-        give_up = time.monotonic() + self._patience_s
-        backoff_s = 0.05
-        while True:
-            try:
-                return self._client.predict(inputs)
-            except ServingUnavailable as exc:
-                if time.monotonic() >= give_up or self._stopping.is_set():
-                    raise
-                logger.warning("%s; trying again", exc)
-            self._stopping.wait(backoff_s * random.uniform(0.5, 1.0))  # noqa: S311 (jitter)
-            backoff_s = min(2 * backoff_s, MAX_BACKOFF_S)
 
 
 def last_observed(

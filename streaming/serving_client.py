@@ -7,17 +7,18 @@ model of other windows would predict, and be wrong.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import grpc
 import numpy as np
-from numpy.typing import NDArray
 
-from schemas.errors import FingerprintMismatch, ServingError, ServingUnavailable
+from schemas.errors import FingerprintMismatch, ServingError, ServingRefused, ServingTooLarge, ServingUnavailable
 from schemas.spec import Spec
+from streaming.model_client import Answer, Arrays, Waiting
 from streaming.serving_protos import (
     GetModelStatusRequest,
     ModelServiceStub,
@@ -28,22 +29,67 @@ from streaming.serving_protos import (
 )
 from streaming.tensors import decode_tensor, encode_tensor
 
-Arrays = Mapping[str, NDArray[Any]]
+# What is not here, such as UNAUTHENTICATED, is neither the inputs' fault nor does it go away by itself.
+_KINDS: dict[grpc.StatusCode, type[ServingError]] = {
+    grpc.StatusCode.UNAVAILABLE: ServingUnavailable,
+    grpc.StatusCode.DEADLINE_EXCEEDED: ServingUnavailable,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: ServingUnavailable,
+    grpc.StatusCode.CANCELLED: ServingUnavailable,
+    # A version that is gone: the next request finds the one that took its place.
+    grpc.StatusCode.NOT_FOUND: ServingUnavailable,
+    grpc.StatusCode.INVALID_ARGUMENT: ServingRefused,
+    grpc.StatusCode.FAILED_PRECONDITION: ServingRefused,
+    grpc.StatusCode.OUT_OF_RANGE: ServingRefused,
+    grpc.StatusCode.INTERNAL: ServingRefused,
+    grpc.StatusCode.UNKNOWN: ServingRefused,
+}
+# "Received message larger than max", "Task size 9 is larger than maximum input batch size 8".
+_TOO_LARGE = "larger than max"
+_SIZE_CODES = (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.INVALID_ARGUMENT)
+_PROBE = {"probe": np.zeros(1, np.int32)}
+_OPTIONS = [
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+    # By default gRPC waits for up to two minutes before it connects again; how long we wait is the breaker's matter.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+]
 
-_UNAVAILABLE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.RESOURCE_EXHAUSTED)
-_UNLIMITED = -1
 
-
-def predict_request(model: str, inputs: Arrays, *, version: int | None = None, signature: str = "") -> PredictRequest:
+def predict_request(
+    model: str, inputs: Arrays, *, version: int | None = None, label: str | None = None, signature: str = ""
+) -> PredictRequest:
     """The request that asks `model` for its outputs; the latest version and the default signature unless told."""
     request = PredictRequest()
     request.model_spec.name = model
     request.model_spec.signature_name = signature
     if version is not None:
         request.model_spec.version.value = version
+    elif label is not None:
+        request.model_spec.version_label = label
     for name, array in inputs.items():
         request.inputs[name].CopyFrom(encode_tensor(array, as_content=array.dtype.kind not in "OSU"))
     return request
+
+
+class _Call:
+    """A request under way, which notes when it ended."""
+
+    def __init__(self, future: grpc.Future) -> None:
+        self._future, self._began, self._ended = future, time.monotonic(), 0.0
+        future.add_done_callback(self._note)
+
+    @property
+    def latency_ms(self) -> float:
+        """How long it took; once it has ended."""
+        return ((self._ended or time.monotonic()) - self._began) * 1_000
+
+    def result(self) -> PredictResponse:
+        """Waits for it."""
+        return self._future.result()
+
+    def _note(self, _: grpc.Future) -> None:
+        self._ended = time.monotonic()
 
 
 class ServingClient:
@@ -58,15 +104,15 @@ class ServingClient:
         self.address = spec.serving.address
         self._fingerprint = spec.window_fingerprint
         self._deadline_s = spec.serving.deadline / 1_000
-        self._pinned = spec.serving.version
+        self._version, self._label = spec.serving.version, spec.serving.label
+        self._may_fall_back = self._version is None and self._label is None
         self._verified: set[int] = set()
         self._last_verified: int | None = None
-        options = [("grpc.max_receive_message_length", _UNLIMITED), ("grpc.max_send_message_length", _UNLIMITED)]
         if (tls := spec.serving.tls) is None:
-            self._channel = grpc.insecure_channel(self.address, options=options)
+            self._channel = grpc.insecure_channel(self.address, options=_OPTIONS)
         else:
             credentials = grpc.ssl_channel_credentials(*tls.files("$.serving.tls"))
-            self._channel = grpc.secure_channel(self.address, credentials, options=options)
+            self._channel = grpc.secure_channel(self.address, credentials, options=_OPTIONS)
         self._predictions = PredictionServiceStub(self._channel)
         self._models = ModelServiceStub(self._channel)
 
@@ -94,9 +140,7 @@ class ServingClient:
         until = time.monotonic() + timeout_s
         while True:
             try:
-                version = self._available_version()
-                self._verify(version)
-                return version
+                return self.probe()
             except FingerprintMismatch:
                 raise
             except ServingError as exc:
@@ -104,39 +148,64 @@ class ServingClient:
                     raise type(exc)(f"{exc} (waited {timeout_s:g} s)") from exc
             time.sleep(min(0.2, timeout_s))
 
-    def predict(self, inputs: Arrays) -> tuple[dict[str, NDArray[Any]], int]:
-        """Predicts one batch, with the pinned version or the latest.
+    def probe(self) -> int:
+        """Which version would answer now; its windows are the spec's.
+
+        Raises:
+          ServingError: none would, for the reason that the message says.
+          FingerprintMismatch: only one of other windows would.
+        """
+        available = self._available_versions()
+        version = self._labelled_version() if self._label is not None else max(available)
+        try:
+            self._verify(version)
+        except FingerprintMismatch:
+            if not self._may_fall_back or self._last_verified not in available:
+                raise
+            version = self._last_verified
+        return version
+
+    def ask(self, inputs: Arrays) -> Waiting:
+        """Sends one batch to the chosen version, without waiting for the answer.
 
         Args:
           inputs: the model's inputs by name, all with the same first axis.
         Returns:
-          The outputs by name, and the version that made them; its windows are the spec's.
-        Raises:
+          What waits for the answer, of a version whose windows are the spec's. It raises
           ServingUnavailable: the server is unreachable, overloaded or too slow; trying again can help.
+          ServingRefused: it does not take these inputs.
           FingerprintMismatch: the served version is of other windows, and no version that was right is left.
-          ServingError: the server refused the request.
+          ServingError: it refuses us.
         """
-        response = self._predict(inputs, self._pinned)
+        call = _Call(self._send(inputs, self._version, self._label))
+        return partial(self._await, inputs, call)
+
+    def _await(self, inputs: Arrays, call: _Call) -> Answer:
+        with self._errors_mapped():
+            response = call.result()
         version: int = response.model_spec.version.value
         try:
             self._verify(version)
         except FingerprintMismatch:
             # A wrong version has taken over: stay on the last right one while the server still has it.
-            if self._last_verified is None or self._pinned is not None:
+            if not self._may_fall_back or self._last_verified is None:
                 raise
             version = self._last_verified
+            call = _Call(self._send(inputs, version))
             try:
-                response = self._predict(inputs, version)
+                with self._errors_mapped():
+                    response = call.result()
             except ServingError as exc:
                 raise FingerprintMismatch(
                     f"{self._where()}: the served version is of other windows than the spec's, and version {version}, "
                     f"the last one of the right windows, is gone: {exc}"
                 ) from exc
-        return {name: decode_tensor(tensor) for name, tensor in response.outputs.items()}, version
+        outputs = {name: decode_tensor(tensor) for name, tensor in response.outputs.items()}
+        return Answer(outputs, version, call.latency_ms)
 
     def describe(self, version: int | None = None) -> tuple[str, str]:
         """What a version (the latest when None) says of itself: its window fingerprint, and its spec as JSON."""
-        response = self._predict({"probe": np.zeros(1, np.int32)}, version, signature="describe")
+        response = self._describe(version)
         outputs = {name: decode_tensor(tensor)[0] for name, tensor in response.outputs.items()}
         return outputs["window_fingerprint"].decode(), outputs["spec_json"].decode()
 
@@ -158,24 +227,31 @@ class ServingClient:
             self._verified.add(version)
         self._last_verified = version
 
-    def _available_version(self) -> int:
-        """The pinned version, or the latest, once it is AVAILABLE."""
+    def _available_versions(self) -> list[int]:
+        """The versions that are AVAILABLE, at least one; of a pinned one only itself."""
         request = GetModelStatusRequest()
         request.model_spec.name = self.model
-        if self._pinned is not None:
-            request.model_spec.version.value = self._pinned
+        if self._version is not None:
+            request.model_spec.version.value = self._version
         with self._errors_mapped():
             statuses = self._models.GetModelStatus(request, timeout=self._deadline_s).model_version_status
-        available = [status.version for status in statuses if status.state == ModelVersionStatus.AVAILABLE]
+        available = [int(status.version) for status in statuses if status.state == ModelVersionStatus.AVAILABLE]
         if available:
-            return int(max(available))
+            return available
         states = ", ".join(f"{s.version}: {ModelVersionStatus.State.Name(s.state)}" for s in statuses) or "no versions"
         raise ServingUnavailable(f"{self._where()}: expected an AVAILABLE version, got {states}")
 
-    def _predict(self, inputs: Arrays, version: int | None, signature: str = "") -> PredictResponse:
-        request = predict_request(self.model, inputs, version=version, signature=signature)
+    def _labelled_version(self) -> int:
+        """The version that has the label now. The server's answer to GetModelStatus does not tell."""
+        return int(self._describe(None, self._label).model_spec.version.value)
+
+    def _describe(self, version: int | None, label: str | None = None) -> PredictResponse:
         with self._errors_mapped():
-            return self._predictions.Predict(request, timeout=self._deadline_s)
+            return self._send(_PROBE, version, label, "describe").result()
+
+    def _send(self, inputs: Arrays, version: int | None, label: str | None = None, signature: str = "") -> grpc.Future:
+        request = predict_request(self.model, inputs, version=version, label=label, signature=signature)
+        return self._predictions.Predict.future(request, timeout=self._deadline_s)
 
     @contextmanager
     def _errors_mapped(self) -> Iterator[None]:
@@ -183,7 +259,7 @@ class ServingClient:
             yield
         except grpc.RpcError as exc:
             code, details = exc.code(), " ".join((exc.details() or "").split())
-            kind = ServingUnavailable if code in _UNAVAILABLE else ServingError
+            kind = ServingTooLarge if _TOO_LARGE in details and code in _SIZE_CODES else _KINDS.get(code, ServingError)
             raise kind(f"{self._where()}: {code.name}: {details:.300}") from exc
 
     def _where(self) -> str:
