@@ -134,14 +134,31 @@ def train(
     spec: SpecFile,
     data: Annotated[Path, typer.Option("--data", help="A dataset folder.")],
     output: Annotated[Path, typer.Option("--output", help="The run folder to write.")],
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in the folder, if there is one, where it was stopped.")
+    ] = False,
+    checkpoint_every: Annotated[
+        str, typer.Option(help="Time between checkpoints within an epoch, such as 5min; each epoch ends with one.")
+    ] = "1min",
     as_json: AsJson = False,
 ) -> None:
-    """Train the spec's model, and measure it on the test split against persistence."""
+    """Train the spec's model, and measure it on the test split against persistence.
+
+    Ctrl-C and SIGTERM stop the run so that --resume goes on as if nothing had happened; so does a kill, from the last
+    checkpoint.
+    """
     _import_tensorflow()
     from models.train import train as run
     from schemas.spec import load_spec
 
-    summary = run(load_spec(spec), data=data, output=output, quiet=as_json)
+    summary = run(
+        load_spec(spec),
+        data=data,
+        output=output,
+        resume=resume,
+        quiet=as_json,
+        checkpoint_seconds=_seconds(checkpoint_every, "--checkpoint-every"),
+    )
 
     def lines() -> list[str]:
         run_time = f"{summary.epochs} epochs in {summary.seconds:.0f} s"
@@ -402,6 +419,15 @@ def _import_tensorflow() -> None:
         finally:
             os.dup2(terminal, 2)
             os.close(terminal)
+
+
+def _seconds(duration: str, option: str) -> float:
+    from schemas.units import parse_duration_ms
+
+    try:
+        return parse_duration_ms(duration) / 1_000
+    except ValueError as exc:
+        raise typer.BadParameter(f"{option}: {exc}, got '{duration}'") from exc
 
 
 def _reporter(as_json: bool) -> Callable[[str], None]:

@@ -51,7 +51,7 @@ class Checkpoint:
           ModelError: there is none, or it is damaged.
         """
         try:
-            with np.load(path) as arrays:
+            with path.open("rb") as file, np.load(file) as arrays:
                 progress = json.loads(str(arrays["progress"]))
                 found = {name: arrays[name] for name in arrays.files}
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as exc:

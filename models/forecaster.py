@@ -10,6 +10,7 @@ import keras
 from models.encoding import decode, encode
 from models.families import FAMILIES
 from models.families.family import Family
+from models.precision import computing_in
 from models.scaling import Constants
 from schemas.dataset import Statistics
 from schemas.errors import ModelError
@@ -43,13 +44,14 @@ def input_forms(spec: Spec) -> dict[str, TensorForm]:
     return forms
 
 
-def build_forecaster(spec: Spec, statistics: Statistics, *, portable: bool = False) -> Any:
+def build_forecaster(spec: Spec, statistics: Statistics, *, portable: bool = False, precision: str = "float32") -> Any:
     """The spec's model, not yet trained.
 
     Args:
       spec: with a model.
       statistics: of the dataset that it is trained on.
       portable: only operations that every device has; the weights are the same either way.
+      precision: what the family's layers compute in, `float32` or `bfloat16`; outputs are float32 either way.
     Returns:
       A `keras.Model` from a dict of `input_forms` to a dict of outputs: `mean` float32 (batch, horizon, target), and
       `quantiles` float32 (batch, horizon, target, level) where the model has levels. All in original units; a cell of
@@ -62,8 +64,9 @@ def build_forecaster(spec: Spec, statistics: Statistics, *, portable: bool = Fal
     _require_roles(family, spec, options.family)
     inputs = {name: keras.Input(form.shape, dtype=form.dtype, name=name) for name, form in forms.items()}
     encoding = encode(spec, options, Constants.of(spec, statistics), inputs)
-    moved = family.build(options, encoding.window, portable=portable)
-    outputs = decode(options, encoding, moved)
+    with computing_in(precision):
+        moved = family.build(options, encoding.window, portable=portable)
+    outputs = decode(options, encoding, keras.ops.cast(moved, "float32"))
     named = {name: keras.layers.Identity(name=name, dtype="float32")(output) for name, output in outputs.items()}
     return keras.Model(inputs, named, name=options.family)
 

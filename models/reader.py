@@ -46,9 +46,10 @@ def windows(
     *,
     batch_size: int,
     shuffle_seed: int | tf.Tensor | None = None,
+    sample: int | None = None,
     repeat: bool = False,
 ) -> Any:
-    """The windows of a split, each exactly once, in batches.
+    """The windows of a split, each exactly once unless a sample is asked for, in batches.
 
     Args:
       folder: a dataset.
@@ -56,6 +57,7 @@ def windows(
       batch_size: windows a batch; the last batch of a pass holds the rest.
       shuffle_seed: shuffles the windows, in another order each pass, the same orders for the same seed; None keeps the
         order of the files. It may be a tensor, int64 (), of a function that makes datasets.
+      sample: of the windows so many at random, in whole batches (see `batches_of`); with a `shuffle_seed` only.
       repeat: goes over the split again and again, with batches running across the end of a pass.
     Returns:
       A `tf.data.Dataset` of dicts, by the names of the model's inputs: `past_values` float32 (batch, past, feature),
@@ -74,14 +76,29 @@ def windows(
     if folder.manifest.layout not in _LAYOUTS:
         raise DatasetError(f"{folder.path}: expected a layout of {sorted(_LAYOUTS)}, got '{folder.manifest.layout}'")
     records = tf.data.TFRecordDataset([str(path) for path in paths])
-    batches = _LAYOUTS[folder.manifest.layout](records, folder.spec, batch_size, shuffle_seed)
+    if sample is not None and sample < count:
+        batch_size = min(batch_size, sample)
+        part = (sample, count)
+    else:
+        part = None
+    batches = _LAYOUTS[folder.manifest.layout](records, folder.spec, batch_size, shuffle_seed, part)
     if repeat:
         return batches.repeat().rebatch(batch_size).prefetch(tf.data.AUTOTUNE)
-    whole = batches.rebatch(batch_size).apply(tf.data.experimental.assert_cardinality(math.ceil(count / batch_size)))
+    number = batches_of(count, batch_size, sample)
+    whole = batches.rebatch(batch_size).take(number).apply(tf.data.experimental.assert_cardinality(number))
     return whole.prefetch(tf.data.AUTOTUNE)
 
 
-def _from_windows(records: Any, spec: Spec, batch_size: int, shuffle_seed: int | tf.Tensor | None) -> Any:
+def batches_of(count: int, batch_size: int, sample: int | None = None) -> int:
+    """How many batches a pass over so many windows has; of a sample, rounded down, at least 1."""
+    if sample is None or sample >= count:
+        return math.ceil(count / batch_size)
+    return max(sample // batch_size, 1)
+
+
+def _from_windows(
+    records: Any, spec: Spec, batch_size: int, shuffle_seed: int | tf.Tensor | None, part: tuple[int, int] | None
+) -> Any:
     """Batches of the window layout."""
     features = spec.stream.features
     past, horizon = spec.window.past, spec.window.horizon
@@ -103,14 +120,25 @@ def _from_windows(records: Any, spec: Spec, batch_size: int, shuffle_seed: int |
         batch: dict[str, tf.Tensor] = tf.io.parse_example(serialized, forms)
         return {name: tf.cast(part, tf.bool) if name.endswith("observed") else part for name, part in batch.items()}
 
+    if part is not None:
+        records = _drawn(records, *part, shuffle_seed)
     if shuffle_seed is not None:
         records = records.shuffle(SHUFFLED_WINDOWS, seed=shuffle_seed, reshuffle_each_iteration=True)
     return records.batch(batch_size).map(parse, num_parallel_calls=tf.data.AUTOTUNE)
 
 
-def _from_blocks(records: Any, spec: Spec, batch_size: int, shuffle_seed: int | tf.Tensor | None) -> Any:
+def _drawn(records: Any, sample: int, count: int, seed: int | tf.Tensor) -> Any:
+    """As many of `count` records as the sample has, each as likely as any other, in their order."""
+    chosen = tf.random.experimental.stateless_shuffle(tf.range(count) < sample, tf.stack([tf.cast(seed, tf.int64), 0]))
+    pairs = tf.data.Dataset.zip(records, tf.data.Dataset.from_tensor_slices(chosen))
+    return pairs.filter(lambda _, drawn: drawn).map(lambda record, _: record)
+
+
+def _from_blocks(
+    records: Any, spec: Spec, batch_size: int, shuffle_seed: int | tf.Tensor | None, part: tuple[int, int] | None
+) -> Any:
     """Batches of the block layout."""
-    cutter = _Cutter(spec, batch_size)
+    cutter = _Cutter(spec, batch_size, part)
     if shuffle_seed is None:
         return records.batch(BLOCKS_AT_ONCE).flat_map(cutter.in_order)
     blocks = records.shuffle(SHUFFLED_BLOCKS, seed=shuffle_seed, reshuffle_each_iteration=True)
@@ -124,7 +152,7 @@ _LAYOUTS = {"block": _from_blocks, "window": _from_windows}
 class _Cutter:
     """Cuts groups of serialised blocks into batches of windows."""
 
-    def __init__(self, spec: Spec, batch_size: int) -> None:
+    def __init__(self, spec: Spec, batch_size: int, part: tuple[int, int] | None) -> None:
         features = spec.stream.features
         self._width = len(features)
         self._future = [(i, feature.lead or 0) for i, feature in enumerate(features) if feature.role == "future"]
@@ -133,6 +161,7 @@ class _Cutter:
         self._past, self._horizon = spec.window.past, spec.window.horizon
         self._step_ms, self._offset_ms = spec.grid.step, spec.grid.offset
         self._batch_size = batch_size
+        self._part = part
 
     def in_order(self, serialized: tf.Tensor) -> Any:
         """The windows of string (block,), in order; no batch is larger than the batch size."""
@@ -159,6 +188,10 @@ class _Cutter:
         window = tf.where(valid)[:, 0]
         if seed is not None:
             window = tf.random.experimental.stateless_shuffle(window, seed)
+        if self._part is not None:
+            # Of every group of blocks its share, rounded up: so all of the split is drawn from, and there are enough.
+            sample, count = self._part
+            window = window[: (tf.size(window, tf.int64) * sample + count - 1) // count]
 
         # Row r of what is known: a calendar's own, and of what is announced `lead` steps ahead that of r - lead.
         rolled = [tf.roll(values[:, column], shift=lead, axis=0) for column, lead in self._future]

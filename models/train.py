@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
 import time
@@ -20,7 +19,7 @@ from models.descent import CHECKPOINT_SECONDS, Descent, Feed, descend
 from models.evaluation import evaluate_model, evaluate_persistence
 from models.export import export
 from models.forecaster import build_forecaster
-from models.reader import windows
+from models.reader import batches_of, windows
 from models.run_folder import check_file, open_run, write_json
 from models.scaling import Constants
 from models.yardsticks import skill
@@ -78,6 +77,8 @@ def train(
     """
     if spec.model is None:
         raise ModelError("$.model: expected a model to train, got none")
+    if spec.training.class_weights is not None:
+        raise ModelError("$.training.class_weights: expected none for a forecast, which has no classes")
     started = time.perf_counter()
     folder = _open_dataset(spec, data)
     run = Path(output)
@@ -136,19 +137,21 @@ def _fit(spec: Spec, folder: DatasetFolder, run: Path, console: Console, checkpo
     """Trains until the validation loss no longer falls, and keeps the best epoch's model in the run's folder."""
     options = spec.training
     keras.utils.set_random_seed(options.seed)
-    model = build_forecaster(spec, folder.statistics)
+    model = build_forecaster(spec, folder.statistics, precision=options.precision)
 
     add_deviation = objective.add_deviation(spec, Constants.of(spec, folder.statistics))
     supervise = objective.supervise(spec)
 
-    def batches(split: str, seed: Any = None) -> Any:
-        cut = windows(folder, split, batch_size=options.batch_size, shuffle_seed=seed)
+    def batches(split: str, seed: Any = None, sample: int | None = None) -> Any:
+        cut = windows(folder, split, batch_size=options.batch_size, shuffle_seed=seed, sample=sample)
         return cut.map(add_deviation).map(supervise).prefetch(tf.data.AUTOTUNE)
 
-    def steps(split: str) -> int:
-        return math.ceil(folder.split(split).windows / options.batch_size)
-
-    feed = Feed(lambda seed: batches("train", seed), steps("train"), batches("validation"), steps("validation"))
+    feed = Feed(
+        train=lambda seed: batches("train", seed, options.windows_per_epoch),
+        train_steps=batches_of(folder.split("train").windows, options.batch_size, options.windows_per_epoch),
+        validation=batches("validation"),
+        validation_steps=batches_of(folder.split("validation").windows, options.batch_size),
+    )
     yardstick = evaluate_persistence(spec, folder, "validation")["standardised"]["mae_persistence"]
     descent = descend(
         model,
