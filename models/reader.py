@@ -76,17 +76,17 @@ def windows(
     if folder.manifest.layout not in _LAYOUTS:
         raise DatasetError(f"{folder.path}: expected a layout of {sorted(_LAYOUTS)}, got '{folder.manifest.layout}'")
     records = tf.data.TFRecordDataset([str(path) for path in paths])
-    if sample is not None and sample < count:
-        batch_size = min(batch_size, sample)
-        part = (sample, count)
-    else:
-        part = None
+    part = (sample, count) if sample is not None and sample < count else None
+    if part is not None:
+        batch_size = min(batch_size, part[0])
     batches = _LAYOUTS[folder.manifest.layout](records, folder.spec, batch_size, shuffle_seed, part)
     if repeat:
         return batches.repeat().rebatch(batch_size).prefetch(tf.data.AUTOTUNE)
     number = batches_of(count, batch_size, sample)
-    whole = batches.rebatch(batch_size).take(number).apply(tf.data.experimental.assert_cardinality(number))
-    return whole.prefetch(tf.data.AUTOTUNE)
+    whole = batches.rebatch(batch_size)
+    if part is not None:
+        whole = whole.take(number)
+    return whole.apply(tf.data.experimental.assert_cardinality(number)).prefetch(tf.data.AUTOTUNE)
 
 
 def batches_of(count: int, batch_size: int, sample: int | None = None) -> int:

@@ -153,6 +153,27 @@ def test_a_batch_mixes_keys_and_times(holed: tuple[DatasetFolder, Series]) -> No
     assert np.ptp(batch["origin_ms"]) > 10 * 24 * 3_600_000
 
 
+def test_a_sample_is_drawn_from_all_of_the_split_anew_each_time(holed: tuple[DatasetFolder, Series]) -> None:
+    folder, series = holed
+    whole = kernel_windows(folder.spec, series, "train")
+
+    def sample(seed: int, size: int) -> list[tuple[tuple[str, int], bytes]]:
+        drawn = windows(folder, "train", batch_size=32, shuffle_seed=seed, sample=size)
+        return delivered(drawn.as_numpy_iterator())
+
+    first = sample(1, 100)
+    assert len(first) == 96  # whole batches
+    assert len(dict(first)) == 96
+    assert dict(first).items() <= whole.items()
+    assert sample(1, 100) == first
+    assert len(dict(first).keys() & dict(sample(2, 100)).keys()) < 80
+    origins = sorted(origin for _, origin in whole)
+    early = sum(origin < origins[len(origins) // 2] for (_, origin), _ in first)
+    assert 24 < early < 72
+    assert len(sample(1, 5)) == 5
+    assert dict(sample(1, 10**6)) == whole
+
+
 def test_repeat_runs_across_the_end_of_a_pass(easy_dataset: DatasetFolder) -> None:
     count = easy_dataset.split("test").windows
     batches = windows(easy_dataset, "test", batch_size=100, repeat=True).take(2 * count // 100).as_numpy_iterator()

@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
-from models import layout
+from models import layout, stored
+from models.checkpoint import Checkpoint
 from models.evaluation import evaluate_model
-from models.forecaster import build_forecaster
+from models.forecaster import build_forecaster, input_forms
+from models.progress import EpochLines
+from models.reader import windows
 from models.train import train
 from schemas.dataset import DatasetFolder
 from schemas.errors import DatasetError, ModelError, TidegaugeError
 from tests.models.conftest import Trained, easy_series, easy_spec
 from tests.models.datasets import lay_dataset
+from tidegauge import main
 
 
 def epochs_of(run: Path) -> list[dict[str, Any]]:
@@ -84,6 +96,78 @@ def test_training_stops_when_validation_gets_no_better(easy_dataset: DatasetFold
     spec = easy_spec(training={"learning_rate": 2.0, "epochs": 50, "patience": 1})
     summary = train(spec, data=easy_dataset.path, output=tmp_path / "run", quiet=True)
     assert summary.epochs == summary.best_epoch + 1
+
+
+def test_a_run_that_was_killed_and_interrupted_ends_as_an_undisturbed_one(
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, run = tmp_path / "spec.yaml", tmp_path / "run"
+    spec.write_text(yaml.safe_dump(trained.spec.semantic_document()))
+    arguments = ["train", "--spec", str(spec), "--data", str(trained.dataset.path), "--output", str(run), "--resume"]
+
+    # Killed without a word, within an epoch that is not the first.
+    command = [sys.executable, "-m", "tidegauge", *arguments, "--checkpoint-every", "0s", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None:
+            if (run / layout.CHECKPOINT_FILE).exists():
+                state = Checkpoint.read(run / layout.CHECKPOINT_FILE)
+                if state.records and state.step:
+                    process.kill()
+                    break
+            time.sleep(0.01)
+    assert process.returncode == -signal.SIGKILL
+    assert not (run / layout.EXPORT_FOLDER).exists()
+
+    # Then Ctrl-C, in the same epoch or the next.
+    move = EpochLines.move
+
+    def moved(self: EpochLines, step: int) -> None:
+        if step == 20:
+            signal.raise_signal(signal.SIGINT)
+        move(self, step)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(EpochLines, "move", moved)
+        assert main(arguments) == 130
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert re.fullmatch(
+        rf"tidegauge: {run}: interrupted in epoch [23], after 20 of \d+ batches; --resume goes on", last
+    )
+
+    assert main([*arguments, "--json"]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    whole = asdict(trained.summary)
+    for told in (summary, whole):
+        del told["run"], told["seconds"]
+    assert summary == whole
+    expected, found = (stored.load(folder).model.get_weights() for folder in (trained.run, run))
+    for left, right in zip(expected, found, strict=True):
+        np.testing.assert_array_equal(left, right)
+    assert not (run / layout.CHECKPOINT_FILE).exists()
+
+    # A run that is complete is left as it is; one of another spec is no run to resume.
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    assert main([*arguments, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["epochs"] == summary["epochs"]
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+    spec.write_text(yaml.safe_dump(easy_spec().semantic_document()))
+    assert main(arguments) == 2
+    assert "expected a run of this spec and dataset to resume, got one with another spec" in capsys.readouterr().err
+
+
+def test_bfloat16_computes_in_it_and_gives_float32(easy_dataset: DatasetFolder, tmp_path: Path) -> None:
+    spec = easy_spec(training={"precision": "bfloat16", "windows_per_epoch": 256})
+    inputs = next(windows(easy_dataset, "test", batch_size=8).as_numpy_iterator())
+    model = build_forecaster(spec, easy_dataset.statistics, precision="bfloat16")
+    assert {layer.compute_dtype for layer in model.layers if layer.weights} == {"bfloat16"}
+    assert {weight.dtype for weight in model.weights} == {"float32"}
+    assert model.predict_on_batch({name: inputs[name] for name in input_forms(spec)})["mean"].dtype == np.float32
+
+    summary = train(spec, data=easy_dataset.path, output=tmp_path / "run", quiet=True)
+    epochs = epochs_of(tmp_path / "run")
+    assert epochs[-1]["val_loss"] < epochs[0]["val_loss"]
+    assert summary.skill is not None
+    assert {layer.compute_dtype for layer in stored.load(tmp_path / "run").model.layers} == {"float32"}
 
 
 def refusal(error: type[TidegaugeError], *args: Any, **kwargs: Any) -> str:

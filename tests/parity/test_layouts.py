@@ -73,6 +73,10 @@ def test_both_layouts_deliver_the_same(features: list[dict[str, Any]], events: s
         assert delivered(plain, split) == expected
         assert delivered(plain, split, shuffle_seed=3) == expected
         assert plain.split(split).windows == len(expected)
+    for folder in (blocks, plain):
+        sample = delivered(folder, "train", shuffle_seed=3, sample=70)
+        assert len(sample) == 64
+        assert sample.items() <= delivered(blocks, "train").items()
     for name in ("stats.json", "features.pbtxt"):
         assert (plain.path / name).read_bytes() == (blocks.path / name).read_bytes()
     element = [windows(folder, "train", batch_size=32).element_spec for folder in (blocks, plain)]
