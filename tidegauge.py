@@ -322,6 +322,43 @@ def stream(
     _show(counts, as_json, lambda: [", ".join(f"{name} {count}" for name, count in counts.items())])
 
 
+@app.command(name="dead-letters")
+def dead_letters(
+    spec: SpecFile,
+    reason: Annotated[
+        list[str] | None, typer.Option("--reason", help="Only of this reason; several may be given.")
+    ] = None,
+    since: Annotated[str | None, typer.Option(help="Only with a record time from this ISO time on ...")] = None,
+    until: Annotated[str | None, typer.Option(help="... and before this one.")] = None,
+    partition: Annotated[int | None, typer.Option(help="Only in this partition of the dead letters' topic.")] = None,
+    show: Annotated[str | None, typer.Option("--show", help="Show one letter whole: PARTITION@OFFSET.")] = None,
+    replay: Annotated[
+        bool, typer.Option("--replay", help="Send the letters' bytes to the input topic again, each letter once.")
+    ] = False,
+    max_replays: Annotated[int, typer.Option(help="Leave alone what was sent again so often already.")] = 1,
+    limit: Annotated[int, typer.Option(help="List so many letters at most, the last ones.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """List dead letters by reason, time and partition, show one whole, or send them to the input topic again."""
+    from schemas.spec import load_spec
+    from streaming.letter_box import Choice, LetterBox, list_letters, parse_time
+
+    if replay and show:
+        raise typer.BadParameter("expected --show or --replay, not both")
+    box = LetterBox(load_spec(spec))
+    if show:
+        letter = box.letter(show).document(whole=True)
+        _show(letter, as_json, lambda: [f"{name}: {value}" for name, value in letter.items()])
+        return
+    choice = Choice(reason or (), parse_time("--since", since), parse_time("--until", until), partition)
+    if replay:
+        summary = box.replay(choice, max_replays=max_replays)
+        _show(summary.document(), as_json, summary.lines)
+        return
+    listing = list_letters(box, choice, limit=limit)
+    _show(asdict(listing), as_json, listing.lines)
+
+
 @app.command()
 def predict(
     spec: SpecFile,
