@@ -64,19 +64,30 @@ def document(spec: Spec, prediction: Prediction) -> dict[str, Any]:
 
 
 def lines(spec: Spec, prediction: Prediction) -> list[str]:
-    """The prediction as a table: the start of each horizon step, and each target in its unit."""
+    """The prediction as a table: the start of each horizon step, and each target in its unit.
+
+    Where the model has quantiles, the bounds of the widest interval stand beside each target.
+    """
     names = [f"{target.name} ({target.unit})" if target.unit else target.name for target in spec.targets]
+    columns = [(name, prediction.mean[:, index]) for index, name in enumerate(names)]
+    if prediction.levels:
+        shown = [(prediction.levels[end], prediction.quantiles[..., end]) for end in (0, -1)]
+        columns = [
+            column
+            for index, mean in enumerate(columns)
+            for column in (mean, *((f"{level:.4g} quantile", values[:, index]) for level, values in shown))
+        ]
     model = prediction.model
     steps = f"{spec.window.horizon} steps of {format_duration(spec.grid.step)} from {ms_to_iso(prediction.origin_ms)}"
     head = [f"{prediction.key}: {steps}, model {model.name} version {model.version}"]
     for index, name in enumerate(names):
         seen = ms_to_iso(int(prediction.last_observed_ms[index]))
         head.append(f"last observed {name}: {prediction.last_observed[index]:g} at {seen}")
-    width = max(len(name) for name in names) + 2
-    table = [f"{'step starts':<22}" + "".join(f"{name:>{width}}" for name in names)]
-    for step, row in enumerate(prediction.mean):
+    width = max(len(name) for name, _ in columns) + 2
+    table = [f"{'step starts':<22}" + "".join(f"{name:>{width}}" for name, _ in columns)]
+    for step in range(spec.window.horizon):
         start = ms_to_iso(prediction.origin_ms + step * spec.grid.step)
-        table.append(f"{start:<22}" + "".join(f"{value:>{width}.2f}" for value in row))
+        table.append(f"{start:<22}" + "".join(f"{values[step]:>{width}.2f}" for _, values in columns))
     return head + table
 
 

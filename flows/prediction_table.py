@@ -5,6 +5,7 @@
 | `id` | string | the `ce_id` that the live path gives the same prediction |
 | `key`, `origin_ms`, `role` | string, int64, string | what it is about |
 | `<target>_mean` | fixed_size_list<float>[horizon] | the forecast, in the field's metadata `unit` |
+| `<target>_q<level>` | fixed_size_list<float>[horizon] | its quantiles, such as `temp_q0.05`, where the model has any |
 | `<target>_last_observed`, `<target>_last_observed_ms` | float, int64 | the last really observed value and its step |
 | `observed_fraction`, `window_digest` | double, string | as in the predictions topic |
 | `model_name`, `model_version`, `window_fingerprint` | string, int64, string | who answered |
@@ -17,17 +18,23 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from schemas.prediction import Prediction
+from schemas.prediction import Prediction, level_name
 from schemas.spec import Spec
 
 
-def prediction_schema(spec: Spec) -> pa.Schema:
+def prediction_schema(spec: Spec, levels: Sequence[float]) -> pa.Schema:
     """The table's columns; the schema's metadata names the stream and its step in ms."""
     fields = [pa.field("id", pa.string()), pa.field("key", pa.string()), pa.field("origin_ms", pa.int64())]
     for target in spec.targets:
         unit = {"unit": target.unit}
         fields += [
             pa.field(f"{target.name}_mean", pa.list_(pa.float32(), spec.window.horizon), metadata=unit),
+            *(
+                pa.field(
+                    f"{target.name}_q{level_name(level)}", pa.list_(pa.float32(), spec.window.horizon), metadata=unit
+                )
+                for level in levels
+            ),
             pa.field(f"{target.name}_last_observed", pa.float32(), metadata=unit),
             pa.field(f"{target.name}_last_observed_ms", pa.int64()),
         ]
@@ -43,7 +50,7 @@ def prediction_schema(spec: Spec) -> pa.Schema:
 
 
 def prediction_table(spec: Spec, predictions: Sequence[Prediction]) -> pa.Table:
-    """The rows of some predictions, in their order; at least one."""
+    """The rows of some predictions of one version, in their order; at least one."""
     stream = spec.stream.name
     columns: dict[str, object] = {
         "id": [prediction.id(stream) for prediction in predictions],
@@ -59,6 +66,10 @@ def prediction_table(spec: Spec, predictions: Sequence[Prediction]) -> pa.Table:
     for index, target in enumerate(spec.targets):
         mean = np.concatenate([prediction.mean[:, index] for prediction in predictions])
         columns[f"{target.name}_mean"] = pa.FixedSizeListArray.from_arrays(pa.array(mean), spec.window.horizon)
+        for number, level in enumerate(predictions[0].levels):
+            of_level = np.concatenate([prediction.quantiles[:, index, number] for prediction in predictions])
+            name = f"{target.name}_q{level_name(level)}"
+            columns[name] = pa.FixedSizeListArray.from_arrays(pa.array(of_level), spec.window.horizon)
         columns[f"{target.name}_last_observed"] = [prediction.last_observed[index] for prediction in predictions]
         columns[f"{target.name}_last_observed_ms"] = [prediction.last_observed_ms[index] for prediction in predictions]
-    return pa.table(columns, schema=prediction_schema(spec))
+    return pa.table(columns, schema=prediction_schema(spec, predictions[0].levels))

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas.errors import FingerprintMismatch, ModelError
-from schemas.spec import Spec
+from schemas.spec import Spec, served_levels
 from streaming.model_client import Answer, Arrays, Waiting
 
 
@@ -60,7 +60,9 @@ class SavedModelClient:
             problem = str(exc).partition("\n")[0]
             raise ModelError(f"{version}: expected a SavedModel that loads, got: {problem:.300}") from exc
         self._names = set(self._predict.structured_input_signature[1])
-        fingerprint = describe(probe=tf.zeros(1, tf.int32))["window_fingerprint"].numpy()[0].decode()
+        described = describe(probe=tf.zeros(1, tf.int32))
+        fingerprint = described["window_fingerprint"].numpy()[0].decode()
+        self._levels = served_levels(described["spec_json"].numpy()[0].decode())
         if fingerprint != spec.window_fingerprint:
             raise FingerprintMismatch(
                 f"{version}: expected a model of the windows {spec.window_fingerprint} (this spec's), "
@@ -88,7 +90,8 @@ class SavedModelClient:
             problem = str(exc).partition("\n")[0]
             raise ModelError(f"model '{self.model}' version {self._version}: {problem:.300}") from exc
         latency_ms = (time.monotonic() - began) * 1_000
-        return Answer({name: output.numpy() for name, output in outputs.items()}, self._version, latency_ms)
+        arrays = {name: output.numpy() for name, output in outputs.items()}
+        return Answer(arrays, self._version, latency_ms, self._levels)
 
 
 def _plain(array: NDArray[Any]) -> Any:

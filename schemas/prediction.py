@@ -7,17 +7,19 @@ which is not Kafka's default, to see each prediction once.
 The value, as JSON:
 
     {"schema_version": 1, "stream": "nyc-weather", "key": "EWR", "origin_ms": 1380000000000, "step_ms": 3600000,
-     "targets": [{"name": "temp", "unit": "degF", "mean": [61.2, ...], "last_observed": 60.1,
-                  "last_observed_ms": 1379996400000}],
+     "targets": [{"name": "temp", "unit": "degF", "mean": [61.2, ...],
+                  "quantiles": {"0.05": [57.9, ...], "0.95": [64.8, ...]},
+                  "last_observed": 60.1, "last_observed_ms": 1379996400000}],
      "observed_fraction": 0.93, "window_digest": "7420dc900d16df8e",
      "model": {"name": "nyc-weather", "version": 3, "window_fingerprint": "8545bd..."}, "role": "champion",
      "latency_ms": 18.204}
 
-`mean[i]` is the forecast for the step that starts at origin_ms + i * step_ms. `last_observed_ms` is the start of the
-step in which the target was last really observed within the window; `observed_fraction` the share of the window's
-measured cells that were; `latency_ms` how long the model server took for the request of which the window was part, or
-null. A reader must ignore members that it does not know; a new one never changes the meaning of
-an old one.
+`mean[i]` is the forecast for the step that starts at origin_ms + i * step_ms. `quantiles` has the values that the
+target is expected to stay below with the probabilities that name them; it is left out where the model has none.
+`last_observed_ms` is the start of the step in which the target was last really observed within the window;
+`observed_fraction` the share of the window's measured cells that were; `latency_ms` how long the model server took for
+the request of which the window was part, or null. A reader must ignore members that it does not know; a new one never
+changes the meaning of an old one.
 """
 
 from __future__ import annotations
@@ -52,7 +54,8 @@ class ModelVersion:
 class Prediction:
     """One forecast; `mean` is float32 (horizon, target), `last_observed` float32 (target,) with its times in ms.
 
-    `latency_ms` is how long the request took that the forecast came with.
+    `quantiles` float32 (horizon, target, level) are of the model's `levels`, which rise; both are empty where it has
+    none. `latency_ms` is how long the request took that the forecast came with.
     """
 
     key: str
@@ -63,6 +66,8 @@ class Prediction:
     observed_fraction: float
     window_digest: str
     model: ModelVersion
+    levels: tuple[float, ...]
+    quantiles: NDArray[np.float32]
     role: Role = "champion"
     latency_ms: float | None = None
 
@@ -75,6 +80,11 @@ def prediction_id(stream: str, key: str, origin_ms: int, model: str, role: str) 
     """The id of a prediction: 32 hexadecimal digits."""
     subject = orjson.dumps([stream, key, origin_ms, model, role])
     return hashlib.blake2b(subject, digest_size=16).hexdigest()
+
+
+def level_name(level: float) -> str:
+    """How a quantile's level is written: `0.05`."""
+    return f"{level:g}"
 
 
 class PredictionWriter:
@@ -92,6 +102,7 @@ class PredictionWriter:
                 "name": name,
                 "unit": unit,
                 "mean": np.ascontiguousarray(prediction.mean[:, index]),
+                **self._quantiles(prediction, index),
                 "last_observed": prediction.last_observed[index],
                 "last_observed_ms": prediction.last_observed_ms[index],
             }
@@ -116,6 +127,13 @@ class PredictionWriter:
             "latency_ms": prediction.latency_ms,
         }
         return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+
+    @staticmethod
+    def _quantiles(prediction: Prediction, index: int) -> dict[str, dict[str, NDArray[np.float32]]]:
+        if not prediction.levels:
+            return {}
+        by_level = np.ascontiguousarray(prediction.quantiles[:, index].T)
+        return {"quantiles": dict(zip(map(level_name, prediction.levels), by_level, strict=True))}
 
     def headers(self, prediction: Prediction) -> list[tuple[str, bytes]]:
         """CloudEvents headers (binary mode), and the model's name and version."""

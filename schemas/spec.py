@@ -10,6 +10,7 @@ All times and durations are int milliseconds in code; `schemas.units` reads what
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from functools import cached_property
@@ -175,6 +176,17 @@ def parse_spec(document: Mapping[str, Any], *, where: str = "spec") -> Spec:
       SpecError: one line for each problem.
     """
     return parse_as(Spec, document, where=where)
+
+
+def served_levels(spec_json: str) -> tuple[float, ...]:
+    """The levels of a served model's quantiles, from what it says of itself (`describe`).
+
+    None where the text is no spec of this release: a model of another one may still be asked for its mean.
+    """
+    try:
+        return parse_spec(json.loads(spec_json)).quantile_levels
+    except (ValueError, SpecError):
+        return ()
 
 
 def spec_json_schema(kind: type[BaseModel] = Spec) -> dict[str, Any]:

@@ -13,11 +13,15 @@ Arrays = Mapping[str, NDArray[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The outputs of one request by name, the version that made them, and how long it took, in milliseconds."""
+    """The outputs of one request by name, the version that made them, and how long it took, in milliseconds.
+
+    `levels` are those of the output `quantiles`, where the version has one and says which they are.
+    """
 
     outputs: Arrays
     version: int
     latency_ms: float
+    levels: tuple[float, ...] = ()
 
 
 Waiting = Callable[[], Answer]

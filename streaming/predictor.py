@@ -229,6 +229,9 @@ class Predictor:
     def _predictions(self, batch: _Batch, answer: Answer) -> list[Prediction]:
         values, observed = batch.values, batch.observed
         model = ModelVersion(self._client.model, answer.version, self._fingerprint)
+        quantiles, levels = answer.outputs.get("quantiles"), answer.levels
+        if quantiles is None or quantiles.shape[-1] != len(levels):
+            quantiles, levels = np.zeros((*answer.outputs["mean"].shape, 0), np.float32), ()
         last, last_step = last_observed(values[:, :, self._targets], observed[:, :, self._targets])
         origin_ms = self._origin_ms(batch)
         last_ms = origin_ms[:, None] + (last_step - self._windowing.past) * self._windowing.grid.step_ms
@@ -245,6 +248,8 @@ class Predictor:
                 observed_fraction=fractions[row],
                 window_digest=digests[row],
                 model=model,
+                levels=levels,
+                quantiles=quantiles[row],
                 latency_ms=latency_ms,
             )
             for row, key in enumerate(batch.keys)

@@ -17,7 +17,7 @@ import grpc
 import numpy as np
 
 from schemas.errors import FingerprintMismatch, ServingError, ServingRefused, ServingTooLarge, ServingUnavailable
-from schemas.spec import Spec
+from schemas.spec import Spec, served_levels
 from streaming.model_client import Answer, Arrays, Waiting
 from streaming.serving_protos import (
     GetModelStatusRequest,
@@ -106,7 +106,7 @@ class ServingClient:
         self._deadline_s = spec.serving.deadline / 1_000
         self._version, self._label = spec.serving.version, spec.serving.label
         self._may_fall_back = self._version is None and self._label is None
-        self._verified: set[int] = set()
+        self._verified: dict[int, tuple[float, ...]] = {}  # the levels of their quantiles
         self._last_verified: int | None = None
         if (tls := spec.serving.tls) is None:
             self._channel = grpc.insecure_channel(self.address, options=_OPTIONS)
@@ -201,7 +201,7 @@ class ServingClient:
                     f"the last one of the right windows, is gone: {exc}"
                 ) from exc
         outputs = {name: decode_tensor(tensor) for name, tensor in response.outputs.items()}
-        return Answer(outputs, version, call.latency_ms)
+        return Answer(outputs, version, call.latency_ms, self._verified[version])
 
     def describe(self, version: int | None = None) -> tuple[str, str]:
         """What a version (the latest when None) says of itself: its window fingerprint, and its spec as JSON."""
@@ -212,7 +212,7 @@ class ServingClient:
     def _verify(self, version: int) -> None:
         if version not in self._verified:
             try:
-                fingerprint, _ = self.describe(version)
+                fingerprint, spec_json = self.describe(version)
             except ServingUnavailable:
                 raise
             except (ServingError, KeyError) as exc:
@@ -224,7 +224,7 @@ class ServingClient:
                     f"{self._where()}: expected a model of the windows {self._fingerprint} (this spec's), "
                     f"got version {version} of {fingerprint}"
                 )
-            self._verified.add(version)
+            self._verified[version] = served_levels(spec_json)
         self._last_verified = version
 
     def _available_versions(self) -> list[int]:
