@@ -18,6 +18,7 @@ from deploy.local.stack import down
 from flows import scoring
 from flows.history import History
 from flows.local_stack import start_model_server
+from flows.predict import lines, predict
 from flows.scoring import ScoringSummary, score
 from models.export import export
 from models.forecaster import build_forecaster
@@ -26,7 +27,7 @@ from pipelines.kernels.windowing import Windowing
 from schemas.dataset import DatasetFolder
 from schemas.errors import DatasetError, FingerprintMismatch, InputError, ModelError, ServingError
 from schemas.event import EventReader
-from schemas.prediction import Prediction
+from schemas.prediction import Prediction, PredictionWriter
 from schemas.spec import Spec, parse_spec
 from streaming.partition import Partition
 from streaming.predictor import Predictor
@@ -66,7 +67,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Published:
     folder = tmp_path_factory.mktemp("published")
     spec = tiny_spec(
         split=SPLIT,
-        model={"family": "lstm", "units": 4, "segment": 1, "scaling": "per_key"},
+        model={"family": "lstm", "units": 4, "segment": 1, "scaling": "per_key", "quantiles": [0.1, 0.5, 0.9]},
         dataset={"block_windows": 7, "shards": 2},
         serving={"address": f"127.0.0.1:{free_port()}", "max_batch": 16, "deadline": "30s"},
         paths={"models": str(folder / "models")},
@@ -148,6 +149,21 @@ def test_scored_files_equal_the_live_predictions(
             assert row["load_last_observed_ms"] == live.last_observed_ms[0]
             assert (row["model_name"], row["model_version"]) == ("tiny", 3)
             np.testing.assert_allclose(row["load_mean"], live.mean[:, 0], rtol=1e-6, atol=1e-6)
+            assert live.levels == (0.1, 0.5, 0.9)
+            for number, level in enumerate(("0.1", "0.5", "0.9")):
+                np.testing.assert_allclose(row[f"load_q{level}"], live.quantiles[:, 0, number], rtol=1e-6, atol=1e-6)
+            assert row["load_q0.1"] < row["load_q0.5"] == row["load_mean"] < row["load_q0.9"]
+            [target] = json.loads(PredictionWriter(published.spec).value(live))["targets"]
+            assert list(target["quantiles"]) == ["0.1", "0.5", "0.9"]
+            np.testing.assert_array_equal(np.float32(target["quantiles"]["0.9"]), live.quantiles[:, 0, 2])
+
+
+def test_a_forecast_in_words_has_the_widest_interval(published: Published, server: str) -> None:
+    found = predict(published.spec, [published.file], key="a")
+    head, *_, first = lines(published.spec, found)[-published.spec.window.horizon - 1 :]
+    assert head.split() == ["step", "starts", "load", "(MW)", "0.1", "quantile", "0.9", "quantile"]
+    mean, low, high = map(float, first.split()[-3:])
+    assert low <= mean <= high
 
 
 def test_the_files_have_the_same_bytes_on_every_run(

@@ -86,6 +86,27 @@ def test_predictions_are_in_the_order_of_their_windows(loads: list[list[float]])
     assert {(p.latency_ms, p.model.version) for p in predictions} == {(12.346, 7)}
 
 
+def test_quantiles_whose_levels_nobody_knows_are_left_out() -> None:
+    found = runs([[float(value) for value in range(20)]])
+
+    class Quantiles(FakeModel):
+        levels: tuple[float, ...] = ()
+
+        def ask(self, inputs: Arrays) -> Waiting:
+            answer = FakeModel.ask(self, inputs)()
+            quantiles = answer.outputs["mean"][..., None] + np.array([-1, 0, 1], np.float32)
+            return lambda: Answer({**answer.outputs, "quantiles": quantiles}, 7, 1.0, self.levels)
+
+    model = Quantiles()
+    assert all(p.levels == () and p.quantiles.size == 0 for p in Predictor(SPEC, WINDOWING, model).predict(found))
+    model.levels = (0.1, 0.9)  # of another number
+    assert all(p.levels == () and p.quantiles.size == 0 for p in Predictor(SPEC, WINDOWING, model).predict(found))
+    model.levels = (0.1, 0.5, 0.9)
+    for prediction in Predictor(SPEC, WINDOWING, model).predict(found):
+        assert prediction.levels == model.levels
+        np.testing.assert_array_equal(prediction.quantiles[..., 2], prediction.mean + 1)
+
+
 @given(st.sets(st.integers(0, 43), max_size=6), st.integers(1, 9))
 @settings(max_examples=40, deadline=None)
 def test_bad_windows_are_found_and_all_others_predicted(bad: set[int], largest: int) -> None:
