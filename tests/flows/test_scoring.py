@@ -35,6 +35,7 @@ from streaming.serving_client import ServingClient
 from tests.specs import tiny_spec
 
 KEYS = ("a", "é", "b/c")
+FORECASTS = ("load_mean", "load_q0.1", "load_q0.5", "load_q0.9")
 SPLIT = {
     "by": "dates",
     "train": ["1970-01-01", "1970-01-01T00:00:02Z"],
@@ -202,8 +203,8 @@ def test_a_dataset_is_scored_by_split_in_portions(
     everything, found = rows(scored[0]), rows(tmp_path / "o")
     assert found.keys() < everything.keys()
     for place, row in found.items():
-        mean = row.pop("load_mean")
-        np.testing.assert_allclose(mean, everything[place]["load_mean"], rtol=1e-6, atol=1e-6)
+        for name in FORECASTS:
+            np.testing.assert_allclose(row.pop(name), everything[place][name], rtol=1e-6, atol=1e-6)
         assert row.items() <= everything[place].items()
 
 
@@ -216,7 +217,8 @@ def test_datasets_of_both_layouts_give_the_same_predictions(published: Published
     found, expected = rows(tmp_path / "a"), rows(tmp_path / "b")
     assert found.keys() == expected.keys()
     for place, row in found.items():
-        np.testing.assert_allclose(row.pop("load_mean"), expected[place]["load_mean"], rtol=1e-6, atol=1e-6)
+        for name in FORECASTS:
+            np.testing.assert_allclose(row.pop(name), expected[place][name], rtol=1e-6, atol=1e-6)
         assert row.items() <= expected[place].items()
 
 
