@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from flows.history import History
 from pipelines.kernels.windowing import Windowing, window_digests
+from schemas.avro_prediction import AVRO_CONTENT_TYPE, read_avro_prediction
 from schemas.dataset import DatasetFolder
 from schemas.errors import BrokerError
 from schemas.event import EventReader
@@ -197,9 +198,16 @@ def read_predictions(spec: Spec, topic: str) -> Iterator[dict[str, Any]]:
             while any(consumer.position(tp) < end for tp, end in ends.items()):
                 for records in consumer.poll(timeout_ms=500).values():
                     for record in records:
-                        yield orjson.loads(record.value)
+                        yield _document(record)
     finally:
         consumer.close(timeout_ms=1_000)
+
+
+def _document(record: Any) -> dict[str, Any]:
+    if dict(record.headers).get("content-type") == AVRO_CONTENT_TYPE.encode():
+        return read_avro_prediction(record.value)
+    document: dict[str, Any] = orjson.loads(record.value)
+    return document
 
 
 @dataclass(slots=True)

@@ -88,7 +88,9 @@ def level_name(level: float) -> str:
 
 
 class PredictionWriter:
-    """Turns the predictions of one stream into record values and headers."""
+    """Turns the predictions of one stream into record values, here JSON, and headers."""
+
+    content_type = "application/json"
 
     def __init__(self, spec: Spec) -> None:
         self._stream = spec.stream.name
@@ -97,6 +99,10 @@ class PredictionWriter:
 
     def value(self, prediction: Prediction) -> bytes:
         """The record's value: JSON, floats with the fewest digits that give the same float32."""
+        return orjson.dumps(self.document(prediction), option=orjson.OPT_SERIALIZE_NUMPY)
+
+    def document(self, prediction: Prediction) -> dict[str, Any]:
+        """What the value says; numbers of numpy among it."""
         targets = [
             {
                 "name": name,
@@ -109,7 +115,7 @@ class PredictionWriter:
             for index, (name, unit) in enumerate(self._targets)
         ]
         model = prediction.model
-        document: dict[str, Any] = {
+        return {
             "schema_version": SCHEMA_VERSION,
             "stream": self._stream,
             "key": prediction.key,
@@ -126,7 +132,6 @@ class PredictionWriter:
             "role": prediction.role,
             "latency_ms": prediction.latency_ms,
         }
-        return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
 
     @staticmethod
     def _quantiles(prediction: Prediction, index: int) -> dict[str, dict[str, NDArray[np.float32]]]:
@@ -144,7 +149,7 @@ class PredictionWriter:
             ("ce_type", EVENT_TYPE.encode()),
             ("ce_time", ms_to_iso(prediction.origin_ms).encode()),
             ("ce_subject", prediction.key.encode()),
-            ("content-type", b"application/json"),
+            ("content-type", self.content_type.encode()),
             ("model_name", prediction.model.name.encode()),
             ("model_version", str(prediction.model.version).encode()),
         ]

@@ -64,6 +64,20 @@ class Topic(Section):
     """Record time is event time, so a topic that expires by time loses replayed history at once."""
 
 
+class Avro(Section):
+    """How Avro values name their schema: by an id, in Confluent's wire format, or not at all."""
+
+    schema_id: Annotated[int, Field(ge=1, lt=1 << 31)] | None = None
+    registry: Annotated[str, Field(pattern=r"^https?://\S+$")] | None = None
+    """The schema is registered there, under the predictions topic's name and `-value`."""
+
+    @model_validator(mode="after")
+    def _one_id(self) -> Self:
+        if self.schema_id is not None and self.registry is not None:
+            raise ValueError("expected schema_id or registry, not both")
+        return self
+
+
 class Kafka(Section):
     """The broker and the stream's topics; a topic left out is named after the stream."""
 
@@ -74,6 +88,9 @@ class Kafka(Section):
     predictions: Topic | None = None
     late: Topic | None = None
     dead_letters: Topic | None = None
+    value_format: Literal["json", "avro"] = "json"
+    """Of predictions."""
+    avro: Avro = Avro()
     max_poll_records: Count = 2000
 
 

@@ -1,0 +1,76 @@
+"""Predictions as Avro: the schema in `avro/prediction.avsc`, as a plain datum or in Confluent's wire format.
+
+Confluent's wire format is a zero byte, the schema's id in a registry as four bytes, and the datum. A plain datum never
+begins with a zero byte, since the first field is a version from 1 on; so one reader reads both.
+
+fastavro is imported where it is used: who writes JSON does without it.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from schemas.prediction import Prediction, PredictionWriter
+from schemas.spec import Spec
+
+AVRO_CONTENT_TYPE = "application/avro"
+_WIRE = struct.Struct(">bI")
+
+
+@cache
+def prediction_schema_text() -> str:
+    """The schema as a registry takes it."""
+    return json.dumps(json.loads((Path(__file__).parent / "avro" / "prediction.avsc").read_text(encoding="utf-8")))
+
+
+@cache
+def _schema() -> Any:
+    from fastavro import parse_schema
+
+    return parse_schema(json.loads(prediction_schema_text()))
+
+
+class AvroPredictionWriter(PredictionWriter):
+    """Turns the predictions of one stream into Avro.
+
+    Args:
+      spec: the stream.
+      schema_id: for Confluent's wire format; a plain datum when None.
+    """
+
+    content_type = AVRO_CONTENT_TYPE
+
+    def __init__(self, spec: Spec, schema_id: int | None = None) -> None:
+        super().__init__(spec)
+        self._head = b"" if schema_id is None else _WIRE.pack(0, schema_id)
+
+    def value(self, prediction: Prediction) -> bytes:
+        """The record's value."""
+        from fastavro import schemaless_writer
+
+        buffer = io.BytesIO()
+        buffer.write(self._head)
+        schemaless_writer(buffer, _schema(), self.document(prediction))
+        return buffer.getvalue()
+
+
+def read_avro_prediction(value: bytes) -> dict[str, Any]:
+    """The members of a prediction, as JSON has them.
+
+    Raises:
+      ValueError: these bytes are none.
+    """
+    from fastavro import schemaless_reader
+
+    start = _WIRE.size if value[:1] == b"\0" else 0
+    try:
+        found = schemaless_reader(io.BytesIO(value[start:]), _schema(), None)
+    except (EOFError, IndexError, UnicodeDecodeError, struct.error) as exc:
+        raise ValueError(f"expected an Avro prediction: {exc!r}") from exc
+    assert isinstance(found, dict)
+    return found

@@ -1,0 +1,51 @@
+"""The one question that we ask of a schema registry: which id has this schema."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+from urllib.parse import quote
+
+from schemas.avro_prediction import AvroPredictionWriter, prediction_schema_text
+from schemas.errors import BrokerError
+from schemas.prediction import PredictionWriter
+from schemas.spec import Spec
+
+TIMEOUT_S = 10.0
+
+
+def prediction_writer(spec: Spec) -> PredictionWriter:
+    """The writer of the format that the spec names.
+
+    Raises:
+      BrokerError: the schema registry does not answer, or refuses the schema.
+    """
+    if spec.kafka.value_format == "json":
+        return PredictionWriter(spec)
+    schema_id = spec.kafka.avro.schema_id
+    if registry := spec.kafka.avro.registry:
+        schema_id = register(registry, f"{spec.topics.predictions.name}-value", prediction_schema_text())
+    return AvroPredictionWriter(spec, schema_id)
+
+
+def register(registry: str, subject: str, schema: str) -> int:
+    """The id of a schema under a subject; the registry gives it one if it has none yet.
+
+    Raises:
+      BrokerError: the registry does not answer, or refuses the schema.
+    """
+    request = urllib.request.Request(  # noqa: S310 (the spec allows http and https only)
+        f"{registry.rstrip('/')}/subjects/{quote(subject, safe='')}/versions",
+        data=json.dumps({"schema": schema}).encode(),
+        headers={"Content-Type": "application/vnd.schemaregistry.v1+json"},
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:  # noqa: S310
+            return int(json.load(response)["id"])
+    except urllib.error.HTTPError as exc:
+        with exc:
+            said = exc.read(500).decode(errors="replace")
+        raise BrokerError(f"schema registry {registry}: {subject}: expected an id, got {exc.code}: {said}") from exc
+    except (OSError, ValueError, KeyError, TypeError) as exc:
+        raise BrokerError(f"schema registry {registry}: {subject}: expected an id, got: {exc}") from exc
