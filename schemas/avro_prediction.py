@@ -53,9 +53,13 @@ class AvroPredictionWriter(PredictionWriter):
         """The record's value."""
         from fastavro import schemaless_writer
 
+        document = self.document(prediction)
+        for target in document["targets"]:
+            if "quantiles" in target:  # a member of a union must be a list to be known as an array
+                target["quantiles"] = {level: values.tolist() for level, values in target["quantiles"].items()}
         buffer = io.BytesIO()
         buffer.write(self._head)
-        schemaless_writer(buffer, _schema(), self.document(prediction))
+        schemaless_writer(buffer, _schema(), document)
         return buffer.getvalue()
 
 

@@ -6,6 +6,7 @@ import io
 import json
 import struct
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
@@ -32,6 +33,8 @@ PREDICTION = Prediction(
     observed_fraction=0.875,
     window_digest="7420dc900d16df8e",
     model=ModelVersion("tiny", 3, "f" * 32),
+    levels=(0.05, 0.95),
+    quantiles=np.array([[[1.0, 2.0]], [[-3.0, 0.1]]], np.float32),
     latency_ms=12.5,
 )
 SCHEMA = json.loads(Path("schemas/avro/prediction.avsc").read_text())
@@ -50,7 +53,16 @@ def test_avro_says_what_json_says(schema_id: int | None) -> None:
     # JSON has the fewest digits that give the same float32.
     for name in ("mean", "last_observed"):
         assert np.array_equal(np.float32(target.pop(name)), np.float32(wanted_target.pop(name)))
+    quantiles, wanted_quantiles = target.pop("quantiles"), wanted_target.pop("quantiles")
+    assert list(quantiles) == list(wanted_quantiles) == ["0.05", "0.95"]
+    assert all(np.array_equal(np.float32(quantiles[level]), np.float32(wanted_quantiles[level])) for level in quantiles)
     assert target == wanted_target
+
+
+def test_a_model_without_quantiles() -> None:
+    plain = replace(PREDICTION, levels=(), quantiles=np.zeros((2, 1, 0), np.float32))
+    [target] = read_avro_prediction(AvroPredictionWriter(SPEC).value(plain))["targets"]
+    assert target["quantiles"] is None
 
 
 def test_an_old_reader_reads_what_comes_later_and_a_new_one_what_was() -> None:
