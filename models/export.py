@@ -29,7 +29,7 @@ from models.calibration import Calibration, calibrated
 from models.families import FAMILIES
 from models.forecaster import TensorForm, build_forecaster, input_forms
 from models.saved_model import DEFAULT_SIGNATURE, EXAMPLES_SIGNATURE, traced, tracked, write_saved_model
-from models.scaling import KeyRows
+from models.scaling import Constants, KeyRows
 from schemas.dataset import Statistics
 from schemas.spec import Spec
 
@@ -61,48 +61,50 @@ def export(
     # Built anew for export: a model built for training may hold operations that only its device has.
     model = build_forecaster(spec, statistics, portable=True)
     model.set_weights(weights)
+    models = {DEFAULT_SIGNATURE: model, **_of_family(spec, statistics, model)}
     if calibration is not None:
-        model = calibrated(spec, statistics, model, calibration)
-    module = tracked(model.variables, (layer.table for layer in model.layers if isinstance(layer, KeyRows)))
+        models |= {
+            name: calibrated(spec, statistics, inner, calibration)
+            for name, inner in models.items()
+            if "mean" in inner.output
+        }
+    tables = (layer.table for inner in models.values() for layer in inner.layers if isinstance(layer, KeyRows))
     write_saved_model(
         spec,
-        module,
-        _signatures(model, forms) | _of_family(spec, model),
+        tracked(model.variables, tables),
+        {
+            **{name: _signature(inner) for name, inner in models.items()},
+            EXAMPLES_SIGNATURE: _examples_signature(models[DEFAULT_SIGNATURE], forms),
+        },
         to=to,
         warmup=[_zeros(forms, batch) for batch in _WARMUP_BATCHES],
         record=lineage,
     )
 
 
-def _signatures(model: Any, forms: Mapping[str, TensorForm]) -> dict[str, Any]:
-    def predict(**inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+def _of_family(spec: Spec, statistics: Statistics, model: Any) -> Mapping[str, Any]:
+    """The Keras models of the signatures that the family adds."""
+    assert spec.model is not None
+    signatures = FAMILIES[spec.model.family].signatures
+    return signatures(spec, Constants.of(spec, statistics), model) if signatures is not None else {}
+
+
+def _signature(model: Any) -> Any:
+    def call(**inputs: tf.Tensor) -> dict[str, tf.Tensor]:
         outputs: dict[str, tf.Tensor] = model(inputs, training=False)
         return outputs
 
-    def predict_examples(examples: tf.Tensor) -> dict[str, tf.Tensor]:
+    return traced(call, **{name: (tensor.shape[1:], tensor.dtype) for name, tensor in model.input.items()})
+
+
+def _examples_signature(model: Any, forms: Mapping[str, TensorForm]) -> Any:
+    def call(examples: tf.Tensor) -> dict[str, tf.Tensor]:
         parsed = tf.io.parse_example(examples, {name: _example_feature(form) for name, form in forms.items()})
-        return predict(**{name: tf.cast(parsed[name], form.dtype) for name, form in forms.items()})
+        inputs = {name: tf.cast(parsed[name], form.dtype) for name, form in forms.items()}
+        outputs: dict[str, tf.Tensor] = model(inputs, training=False)
+        return outputs
 
-    return {
-        DEFAULT_SIGNATURE: traced(predict, **{name: (form.shape, form.dtype) for name, form in forms.items()}),
-        EXAMPLES_SIGNATURE: traced(predict_examples, examples=((), "string")),
-    }
-
-
-def _of_family(spec: Spec, model: Any) -> dict[str, Any]:
-    assert spec.model is not None
-    signatures = FAMILIES[spec.model.family].signatures
-    if signatures is None:
-        return {}
-
-    def of(inner: Any) -> Any:
-        def call(**inputs: tf.Tensor) -> dict[str, tf.Tensor]:
-            outputs: dict[str, tf.Tensor] = inner(inputs, training=False)
-            return outputs
-
-        return traced(call, **{name: (tensor.shape[1:], tensor.dtype) for name, tensor in inner.input.items()})
-
-    return {name: of(inner) for name, inner in signatures(spec, model).items()}
+    return traced(call, examples=((), "string"))
 
 
 def _example_feature(form: TensorForm) -> Any:

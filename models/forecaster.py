@@ -39,6 +39,8 @@ def input_forms(spec: Spec) -> dict[str, TensorForm]:
         forms["future_values"] = TensorForm((spec.window.horizon, known), "float32")
     if constant := sum(feature.role == "static" for feature in spec.stream.features):
         forms["static_values"] = TensorForm((constant,), "float32")
+    if options.on_absolute_steps:
+        forms["first_step"] = TensorForm((), "int64")
     if options.scaling == "per_key":
         forms["key"] = TensorForm((), "string")
     return forms

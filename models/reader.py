@@ -64,7 +64,7 @@ def windows(
       NaN where masked; `past_observed` bool, the same shape; `future_values` float32 (batch, horizon, future feature),
       and `static_values` float32 (batch, static feature), where the spec has such features; `key` string (batch,). And
       what belongs to them: `target_values` float32 (batch, horizon, target), `target_observed` bool, the same shape,
-      and `origin_ms` int64 (batch,).
+      `origin_ms` int64 (batch,), and `first_step` int64 (batch,), the number of the past's first step.
     Raises:
       DatasetError: there is no such split, a file of it is missing, or the layout is unknown.
     """
@@ -118,7 +118,9 @@ def _from_windows(
 
     def parse(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
         batch: dict[str, tf.Tensor] = tf.io.parse_example(serialized, forms)
-        return {name: tf.cast(part, tf.bool) if name.endswith("observed") else part for name, part in batch.items()}
+        batch = {name: tf.cast(part, tf.bool) if name.endswith("observed") else part for name, part in batch.items()}
+        batch["first_step"] = (batch["origin_ms"] - spec.grid.offset) // spec.grid.step - past
+        return batch
 
     if part is not None:
         records = _drawn(records, *part, shuffle_seed)
@@ -212,6 +214,7 @@ class _Cutter:
                 "target_values": tf.gather(target_values, after),
                 "target_observed": tf.gather(target_observed, after),
                 "origin_ms": tf.gather(step, chosen) * self._step_ms + self._offset_ms,
+                "first_step": tf.gather(step, chosen) - self._past,
             }
             if known is not None:
                 cut["future_values"] = tf.gather(known, after)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from schemas.section import Count, Section
 
@@ -34,6 +34,11 @@ class ForecastModel(Section):
     quantiles: Annotated[tuple[float, ...], Field(strict=False), AfterValidator(_levels_around_the_median)] = ()
     """Levels to forecast, rising, with 0.5 among them: the median is the forecast then."""
 
+    @property
+    def on_absolute_steps(self) -> bool:
+        """Whether the model must be told the number of each window's first step."""
+        return False
+
 
 class MlpModel(ForecastModel):
     """Layers of neurons over the whole past at once."""
@@ -62,5 +67,47 @@ class LstmModel(ForecastModel):
     dropout: Dropout = 0.0
 
 
-ModelSection = Annotated[MlpModel | LstmModel, Field(discriminator="family")]
+class HierarchicalModel(ForecastModel):
+    """Levels of attention over chunks of the past, for tens of thousands of steps."""
+
+    family: Literal["hierarchical"]
+    units: Count = 64
+    """Width of a token, of which `heads` is a divisor."""
+    heads: Count = 4
+    layers: Count = 1
+    """Encoder blocks of each level."""
+    patch: Count = 8
+    """Steps that make one token; 1 takes every step by itself."""
+    chunk: Count = 64
+    """Tokens that attend to each other and are pooled into one token of the level above."""
+    recent: Count = 512
+    """Last steps from which a linear path leads to the forecast."""
+    dropout: Dropout = 0.0
+    cacheable: bool = False
+    """Whether chunks are cut on absolute steps, so that their summaries can be kept from one window to the next."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.units % self.heads:
+            raise ValueError(f"expected units that are a multiple of the {self.heads} heads, got {self.units}")
+        if not self.cacheable:
+            return self
+        needed = {"scaling": ("shared", "per_key"), "channels": ("together",), "anchor": ("last", "none")}
+        for name, allowed in needed.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(
+                    f"a cacheable model looks at no window as a whole: expected {name} {' or '.join(allowed)}, "
+                    f"got {getattr(self, name)}"
+                )
+        if self.reversible:
+            raise ValueError("a cacheable model normalises by constants of the dataset only: expected reversible false")
+        return self
+
+    @property
+    def on_absolute_steps(self) -> bool:
+        """Whether the model must be told the number of each window's first step."""
+        return self.cacheable
+
+
+ModelSection = Annotated[MlpModel | LstmModel | HierarchicalModel, Field(discriminator="family")]
 """The model of a spec: one section for each family."""

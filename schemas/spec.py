@@ -21,7 +21,7 @@ from pydantic import BaseModel, model_validator
 from schemas.documents import canonical, fingerprint_of, parse_as, read_document
 from schemas.errors import SpecError
 from schemas.evaluation_spec import Evaluation, Uncertainty
-from schemas.model_spec import ModelSection
+from schemas.model_spec import HierarchicalModel, ModelSection
 from schemas.section import Section
 from schemas.settings_spec import Checks, Dataset, Kafka, Paths, Serving, Source, Topic, Topics
 from schemas.split_spec import SplitRule
@@ -56,6 +56,15 @@ class Spec(Section):
                     f"the lead of '{feature.name}' must be at least horizon ({least}), so that all of it has been "
                     f"announced, and at most past ({most}), so that the window holds it"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _summaries_see_the_last_value(self) -> Self:
+        model, needed = self.model, self.grid.max_gap + 1
+        if isinstance(model, HierarchicalModel) and model.cacheable and model.recent < min(needed, self.window.past):
+            raise ValueError(
+                f"$.model.recent: expected at least $.grid.max_gap + 1 = {needed} steps, got {model.recent}"
+            )
         return self
 
     @model_validator(mode="after")

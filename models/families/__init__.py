@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from models.families import lstm, mlp
+from models.families import hierarchical, lstm, mlp
 from models.families.family import Family
 
-FAMILIES: dict[str, Family] = {"lstm": Family(lstm.build), "mlp": Family(mlp.build)}
+FAMILIES: dict[str, Family] = {
+    "hierarchical": Family(hierarchical.build, hierarchical.signatures),
+    "lstm": Family(lstm.build),
+    "mlp": Family(mlp.build),
+}

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from models.scaling import Constants
 from models.window import EncodedWindow
 from schemas.spec import Spec
 
@@ -28,11 +29,12 @@ class Build(Protocol):
 class Signatures(Protocol):
     """What an exported model of a family can do beyond forecasting.
 
-    It is a function of the spec and the whole model as it is exported, and returns Keras models by the names of their
-    signatures. Each is a function of named inputs to named outputs, batch first, made of that model's own layers.
+    It is a function of the spec, the constants of its dataset and the whole model as it is exported, and returns Keras
+    models by the names of their signatures. Each is a function of named inputs to named outputs, batch first, made of
+    that model's own layers.
     """
 
-    def __call__(self, spec: Spec, model: Any) -> Mapping[str, Any]:
+    def __call__(self, spec: Spec, constants: Constants, model: Any) -> Mapping[str, Any]:
         """Builds the signatures."""
 
 

@@ -44,6 +44,7 @@ def inputs_of(spec: Spec, batch: int = 5) -> dict[str, NDArray[Any]]:
     key = np.array([b"north", "süd".encode(), b"west", b"north", b""])[:batch]
     future = rng.uniform(-0.5, 0.5, (batch, horizon, 1)).astype(np.float32)
     inputs = {"past_values": values, "past_observed": observed, "future_values": future, "key": key}
+    inputs["first_step"] = np.arange(100, 100 + 7 * batch, 7)
     return {name: inputs[name] for name in input_forms(spec)}
 
 

@@ -44,6 +44,7 @@ def kernel_windows(spec: Spec, series: Series, split: str) -> dict[tuple[str, in
                     "past_values": past_values[index].tobytes(),
                     "past_observed": past_observed[index].tobytes(),
                     "future_values": future[index].tobytes(),
+                    "first_step": (run.origin_step[index] - spec.window.past).tobytes(),
                     "target_values": run.steps.values[rows][:, targets].tobytes(),
                     "target_observed": run.steps.observed[rows][:, targets].tobytes(),
                 }
@@ -113,6 +114,7 @@ def test_names_shapes_and_dtypes(easy_dataset: DatasetFolder) -> None:
         "target_values": ((None, 6, 1), tf.float32),
         "target_observed": ((None, 6, 1), tf.bool),
         "origin_ms": ((None,), tf.int64),
+        "first_step": ((None,), tf.int64),
     }
 
 
