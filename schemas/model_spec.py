@@ -52,6 +52,18 @@ class MlpModel(ForecastModel):
     dropout: Dropout = 0.0
 
 
+class RnnModel(ForecastModel):
+    """A recurrence over segments of the past that decodes all segments of the horizon at once."""
+
+    family: Literal["rnn"]
+    cell: Literal["gru", "simple"] = "gru"
+    units: Count = 64
+    layers: Count = 1
+    segment: Count = 24
+    """Steps that make one token of the recurrence, and of the horizon; 1 takes every step by itself."""
+    dropout: Dropout = 0.0
+
+
 class LstmModel(ForecastModel):
     """Stacked LSTM over segments of the past with a direct head for all horizon steps."""
 
@@ -64,6 +76,52 @@ class LstmModel(ForecastModel):
     """Whether the past is read from both ends; none of it lies after the origin."""
     forget: Literal["one", "chrono"] = "one"
     """What the forget gates' biases start from: 1, or spread so that memories last from one token to all of them."""
+    dropout: Dropout = 0.0
+
+
+class AttentionModel(ForecastModel):
+    """A Transformer encoder over patches of the past."""
+
+    family: Literal["attention"]
+    units: Count = 64
+    layers: Count = 2
+    heads: Count = 4
+    """Of each attention; it divides the units."""
+    feed_forward: Count = 128
+    """Width of the net after each attention."""
+    patch: Count = 16
+    """Steps that make one token."""
+    stride: Count = 8
+    """Steps from the beginning of a patch to that of the next."""
+    norm: Literal["layer", "batch"] = "layer"
+    """What is normalised before each part: each token by itself, or each channel over the batch."""
+    activation: Activation = "gelu"
+    dropout: Dropout = 0.0
+
+    @model_validator(mode="after")
+    def _heads_divide_the_units(self) -> Self:
+        if self.units % self.heads:
+            raise ValueError(f"heads must divide units; {self.heads} does not divide {self.units}")
+        return self
+
+
+class CnnModel(ForecastModel):
+    """Convolutions over patches of the past."""
+
+    family: Literal["cnn"]
+    kind: Literal["dilated", "wide"] = "dilated"
+    """Causal convolutions whose reach doubles with each layer, or depthwise ones that reach far at once."""
+    units: Count = 64
+    layers: Count = 4
+    kernel: Count | None = None
+    """Patches that a convolution looks at: 3 of `dilated` and 25 of `wide` when left out."""
+    patch: Count = 8
+    """Steps that make one token."""
+    stride: Count = 4
+    """Steps from the beginning of a patch to that of the next."""
+    shortcuts: bool = True
+    """Whether each layer adds to what went into it."""
+    activation: Activation = "gelu"
     dropout: Dropout = 0.0
 
 
@@ -109,5 +167,8 @@ class HierarchicalModel(ForecastModel):
         return self.cacheable
 
 
-ModelSection = Annotated[MlpModel | LstmModel | HierarchicalModel, Field(discriminator="family")]
+ModelSection = Annotated[
+    MlpModel | RnnModel | LstmModel | AttentionModel | CnnModel | HierarchicalModel,
+    Field(discriminator="family"),
+]
 """The model of a spec: one section for each family."""

@@ -23,20 +23,31 @@ def build(options: LstmModel, window: EncodedWindow, *, portable: bool) -> Any:
     state = layers.Dense(options.units, activation="relu")(tokens)
     for layer in range(1, options.layers + 1):
         state = layers.Dropout(options.dropout)(state)
-        state = _recurrence(options, tokens.shape[1], last=layer == options.layers, portable=portable)(state)
+        state = _read(options, state, whole=layer < options.layers, portable=portable)
     return parts.head(window, state, dropout=options.dropout)
 
 
-def _recurrence(options: LstmModel, tokens: int, *, last: bool, portable: bool) -> Any:
-    chrono = options.forget == "chrono"
-    recurrence = layers.LSTM(
-        options.units,
-        return_sequences=not last,
-        use_cudnn=False if portable else "auto",
-        unit_forget_bias=not chrono,
-        bias_initializer=ChronoBias(tokens) if chrono else "zeros",
-    )
-    return layers.Bidirectional(recurrence) if options.bidirectional else recurrence
+def _read(options: LstmModel, tokens: Any, *, whole: bool, portable: bool) -> Any:
+    """Reads tokens: (n, token, unit) -> (n, token, unit) if `whole`, else what it ends with, (n, unit)."""
+
+    def recurrence(*, backwards: bool) -> Any:
+        chrono = options.forget == "chrono"
+        return layers.LSTM(
+            options.units,
+            return_sequences=whole,
+            go_backwards=backwards,
+            unroll=tokens.shape[1] <= parts.UNROLLED_STEPS,
+            use_cudnn=False if portable else "auto",
+            unit_forget_bias=not chrono,
+            bias_initializer=ChronoBias(tokens.shape[1]) if chrono else "zeros",
+        )
+
+    forwards = recurrence(backwards=False)(tokens)
+    if not options.bidirectional:
+        return forwards
+    # By hand: Keras's own wrapper makes copies that forget `use_cudnn`.
+    backwards = recurrence(backwards=True)(tokens)
+    return ops.concatenate((forwards, ops.flip(backwards, axis=1) if whole else backwards), axis=-1)
 
 
 class ChronoBias(keras.initializers.Initializer):  # type: ignore[misc]
@@ -57,7 +68,3 @@ class ChronoBias(keras.initializers.Initializer):  # type: ignore[misc]
         last = ops.log(keras.random.uniform((units,), 1.0, max(self.steps - 1.0, 1.0), dtype=dtype, seed=self._seed))
         zeros = ops.zeros_like(last)
         return ops.concatenate((-last, last, zeros, zeros))
-
-    def get_config(self) -> dict[str, Any]:
-        """What it takes to make it again."""
-        return {"steps": self.steps}

@@ -9,6 +9,9 @@ from keras import layers, ops
 
 from models.window import EncodedWindow
 
+UNROLLED_STEPS = 64
+"""A recurrence of at most so many steps is laid out in the graph: faster than a loop, and small enough."""
+
 
 def segments(sequence: Any, length: int) -> Any:
     """Cuts a sequence into segments of so many steps: (n, step, channel) -> (n, segment, length * channel).
@@ -20,6 +23,44 @@ def segments(sequence: Any, length: int) -> Any:
     if count * length > steps:
         sequence = ops.pad(sequence, ((0, 0), (count * length - steps, 0), (0, 0)))
     return ops.reshape(sequence, (-1, count, length * channels))
+
+
+def patches(sequence: Any, length: int, stride: int, units: int) -> Any:
+    """A vector of `units` for each patch of so many steps: (n, step, channel) -> (n, patch, unit).
+
+    A patch begins every `stride` steps; the last one ends where the sequence does, and what the first lacks is 0.
+    """
+    steps = sequence.shape[1]
+    count = -(-max(steps - length, 0) // stride) + 1
+    short = (count - 1) * stride + length - steps
+    if short:
+        sequence = ops.pad(sequence, ((0, 0), (short, 0), (0, 0)))
+    return layers.Conv1D(units, length, strides=stride)(sequence)
+
+
+def horizon_segments(sequence: Any, length: int) -> Any:
+    """As `segments`, of what is known of the horizon: the first begins where it does, and what the last lacks is 0."""
+    steps, channels = sequence.shape[1:]
+    count = -(-steps // length)
+    if count * length > steps:
+        sequence = ops.pad(sequence, ((0, 0), (0, count * length - steps), (0, 0)))
+    return ops.reshape(sequence, (-1, count, length * channels))
+
+
+class Positions(keras.layers.Layer):  # type: ignore[misc]
+    """Adds a learnt vector for each place to tokens: (n, count or 1, unit) -> (n, count, unit)."""
+
+    def __init__(self, count: int, units: int) -> None:
+        super().__init__()
+        self.count, self.units = count, units
+
+    def build(self, shape: tuple[int | None, ...]) -> None:  # noqa: ARG002
+        """Makes the vectors."""
+        self.vectors = self.add_weight(shape=(self.count, self.units), initializer="uniform", name="vectors")
+
+    def call(self, tokens: Any) -> Any:
+        """The tokens, each with its place."""
+        return tokens + ops.cast(self.vectors, tokens.dtype)
 
 
 def context(window: EncodedWindow) -> Any | None:
@@ -54,6 +95,12 @@ def head(window: EncodedWindow, state: Any, *, dropout: float) -> Any:
     return layers.Dense(window.width)(steps) + linear_path(window)
 
 
+def segment_head(window: EncodedWindow, state: Any, length: int) -> Any:
+    """The forecast from a vector for each segment of the horizon: (n, segment, unit) -> (n, horizon, width)."""
+    moved = layers.Dense(length * window.width)(state)
+    return ops.reshape(moved, (-1, state.shape[1] * length, window.width))[:, : window.horizon]
+
+
 def linear_path(window: EncodedWindow) -> Any:
     """The linear forecast that a family corrects: from the target's past straight to (n, horizon, width).
 
@@ -66,8 +113,3 @@ def linear_path(window: EncodedWindow) -> Any:
 def unfolded(flat: Any, window: EncodedWindow) -> Any:
     """(n, horizon * width) -> (n, horizon, width)."""
     return ops.reshape(flat, (-1, window.horizon, window.width))
-
-
-def activated(tensor: Any, name: str) -> Any:
-    """An activation by its name in a spec."""
-    return keras.activations.get(name)(tensor)
