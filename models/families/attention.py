@@ -14,6 +14,7 @@ from keras import layers, ops
 
 from models.families import parts
 from models.layers.weighted_attention import WeightedAttention
+from models.scaling import Constants
 from models.window import EncodedWindow
 from schemas.model_spec import AttentionModel
 from schemas.spec import Spec
@@ -53,7 +54,7 @@ def _decode(options: AttentionModel, window: EncodedWindow, state: Any) -> Any:
     return parts.segment_head(window, _norm(options)(queries), options.patch) + parts.linear_path(window)
 
 
-def signatures(spec: Spec, model: Any) -> Mapping[str, Any]:
+def signatures(spec: Spec, constants: Constants, model: Any) -> Mapping[str, Any]:  # noqa: ARG001
     """`attention`: how much each patch of the past looked at each other one, and at the known future.
 
     From the model's inputs to `within` float32 (batch, layer, head, patch, patch), and where something is known of the
