@@ -253,7 +253,7 @@ def evaluate_forecasts(
       forecast: the model.
       yardsticks: beside persistence.
     Returns:
-      `Errors.report`, and some windows.
+      `Errors.report` with the split's name and the dataset's digest, and some windows.
     Raises:
       DatasetError: there is no such split, or its files hold other windows than its manifest says.
       ModelError: a forecast of an observed cell is no finite number.
@@ -273,7 +273,7 @@ def evaluate_forecasts(
         size = len(batch["key"])
         examples += [_example(spec, batch, outputs, row) for row in range(size) if first + row in shown]
         first += size
-    document = errors.report()
+    document = {"split": split, "dataset": folder.digest} | errors.report()
     expected = {key: windows for key, windows in folder.split(split).windows_by_key.items() if windows}
     if document["windows_by_key"] != expected:
         raise DatasetError(

@@ -4,7 +4,7 @@
 |---|---|
 | `run.json` | spec, dataset, environment, outcome |
 | `metrics.jsonl` | one line an epoch |
-| `evaluation.json` | on the test split, beside persistence |
+| `evaluation.json`, `report.html` | on the test split, beside yardsticks; for machines, and for people |
 | `learning_curve.png` | losses by epoch |
 | `logs/` | TensorBoard |
 | `model.weights.h5` | the best epoch's weights |
@@ -20,6 +20,7 @@ from __future__ import annotations
 RUN_FILE = "run.json"
 METRICS_FILE = "metrics.jsonl"
 EVALUATION_FILE = "evaluation.json"
+REPORT_FILE = "report.html"
 CURVE_FILE = "learning_curve.png"
 LOGS_FOLDER = "logs"
 WEIGHTS_FILE = "model.weights.h5"

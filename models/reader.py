@@ -20,14 +20,19 @@ from schemas.dataset import (
     BLOCK_ORIGINS,
     BLOCK_VALUES,
     DatasetFolder,
+    Split,
 )
 from schemas.errors import DatasetError
 from schemas.spec import Spec
 
 BLOCKS_AT_ONCE = 16
-"""Blocks that are cut together; when shuffling, a batch mixes their windows."""
-SHUFFLED_BLOCKS = 64
-"""Blocks that wait in memory, still serialised, to be drawn from."""
+"""Blocks that are cut together, at least; when shuffling, a batch mixes their windows."""
+WINDOWS_AT_ONCE = 65_536
+"""Of blocks with fewer windows, as many are shuffled together as hold so many windows on average, ..."""
+MOST_BLOCKS_AT_ONCE = 1024
+"""... but no more than these: a batch of many short series mixes the keys."""
+SHUFFLED_GROUPS = 4
+"""Groups of blocks that wait in memory, still serialised, to be drawn from."""
 SHUFFLED_WINDOWS = 4096
 """As many records of the window layout."""
 
@@ -79,7 +84,8 @@ def windows(
     part = (sample, count) if sample is not None and sample < count else None
     if part is not None:
         batch_size = min(batch_size, part[0])
-    batches = _LAYOUTS[folder.manifest.layout](records, folder.spec, batch_size, shuffle_seed, part)
+    blocks = _blocks_at_once(folder.split(split))
+    batches = _LAYOUTS[folder.manifest.layout](records, folder.spec, batch_size, blocks, shuffle_seed, part)
     if repeat:
         return batches.repeat().rebatch(batch_size).prefetch(tf.data.AUTOTUNE)
     number = batches_of(count, batch_size, sample)
@@ -96,8 +102,20 @@ def batches_of(count: int, batch_size: int, sample: int | None = None) -> int:
     return max(sample // batch_size, 1)
 
 
+def _blocks_at_once(split: Split) -> int:
+    """How many blocks of a split are shuffled together."""
+    blocks = sum(shard.blocks for shard in split.shards)
+    wanted = WINDOWS_AT_ONCE * blocks // max(split.windows, 1)
+    return min(max(wanted, BLOCKS_AT_ONCE), MOST_BLOCKS_AT_ONCE)
+
+
 def _from_windows(
-    records: Any, spec: Spec, batch_size: int, shuffle_seed: int | tf.Tensor | None, part: tuple[int, int] | None
+    records: Any,
+    spec: Spec,
+    batch_size: int,
+    blocks: int,  # noqa: ARG001 (there are none)
+    shuffle_seed: int | tf.Tensor | None,
+    part: tuple[int, int] | None,
 ) -> Any:
     """Batches of the window layout."""
     features = spec.stream.features
@@ -137,15 +155,20 @@ def _drawn(records: Any, sample: int, count: int, seed: int | tf.Tensor) -> Any:
 
 
 def _from_blocks(
-    records: Any, spec: Spec, batch_size: int, shuffle_seed: int | tf.Tensor | None, part: tuple[int, int] | None
+    records: Any,
+    spec: Spec,
+    batch_size: int,
+    blocks: int,
+    shuffle_seed: int | tf.Tensor | None,
+    part: tuple[int, int] | None,
 ) -> Any:
     """Batches of the block layout."""
     cutter = _Cutter(spec, batch_size, part)
     if shuffle_seed is None:
         return records.batch(BLOCKS_AT_ONCE).flat_map(cutter.in_order)
-    blocks = records.shuffle(SHUFFLED_BLOCKS, seed=shuffle_seed, reshuffle_each_iteration=True)
+    drawn = records.shuffle(SHUFFLED_GROUPS * blocks, seed=shuffle_seed, reshuffle_each_iteration=True)
     seeds = tf.data.Dataset.random(seed=shuffle_seed, rerandomize_each_iteration=True).batch(2)
-    return tf.data.Dataset.zip(blocks.batch(BLOCKS_AT_ONCE), seeds).flat_map(cutter.shuffled)
+    return tf.data.Dataset.zip(drawn.batch(blocks), seeds).flat_map(cutter.shuffled)
 
 
 _LAYOUTS = {"block": _from_blocks, "window": _from_windows}

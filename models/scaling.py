@@ -23,7 +23,8 @@ Float32 = NDArray[np.float32]
 
 _RESOLUTION = float(np.finfo(np.float32).eps)
 _LEAST_WINDOW_DEVIATION = 1e-2
-"""Of the shared one: a window that hardly moves is not blown up to the size of one that does."""
+"""Of the least that any key has in the train split: a window that hardly moves is not blown up to the size of one that
+does, and keys of very different size are told apart from such."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +105,8 @@ def window(constants: Constants, cells: Cells) -> tuple[Any, Any]:
     some = ops.maximum(count, 1.0)
     mean = ops.sum(standard * cells.observed, axis=1) / some
     variance = ops.sum(ops.square(standard - mean[:, None]) * cells.observed, axis=1) / some
-    deviation = ops.where(count > 0, ops.maximum(ops.sqrt(variance), _LEAST_WINDOW_DEVIATION), 1.0)
+    least = _LEAST_WINDOW_DEVIATION * constants.deviation.min(axis=0) / constants.deviation[-1]
+    deviation = ops.where(count > 0, ops.maximum(ops.sqrt(variance), least), 1.0)
     return mean * constants.deviation[-1] + constants.mean[-1], deviation * constants.deviation[-1]
 
 

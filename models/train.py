@@ -16,8 +16,9 @@ from rich.console import Console
 from models import layout, objective, stored
 from models.calibration import calibrate, calibrated, needs_calibration
 from models.descent import CHECKPOINT_SECONDS, Descent, Feed, descend
-from models.evaluation import evaluate_model, evaluate_persistence
+from models.evaluation import evaluate_forecasts, evaluate_persistence, forecast_of
 from models.export import export
+from models.exported import write_evaluation
 from models.forecaster import build_forecaster
 from models.reader import batches_of, windows
 from models.run_folder import check_file, open_run, write_json
@@ -92,16 +93,16 @@ def train(
     if needs_calibration(spec):
         calibration = calibrate(spec, folder.statistics, folder, model)
         model = calibrated(spec, folder.statistics, model, calibration)
-    metrics = evaluate_model(spec, folder, "test", model)
-    write_json(run / layout.EVALUATION_FILE, {"split": "test", **metrics})
+    evaluation = evaluate_forecasts(spec, folder, "test", forecast_of(spec, model))
+    metrics = evaluation.document
+    write_evaluation(run, spec, evaluation, run)
     shutil.rmtree(run / layout.EXPORT_FOLDER, ignore_errors=True)  # of an attempt that was killed right after it
     export(
         spec,
         folder.statistics,
         model.get_weights(),
         to=run / layout.EXPORT_FOLDER,
-        lineage={name: part for name, part in begun.items() if name != "spec"}
-        | {"metrics": {"split": "test", **metrics}},
+        lineage={name: part for name, part in begun.items() if name != "spec"} | {"metrics": metrics},
         calibration=calibration,
     )
     summary = RunSummary(

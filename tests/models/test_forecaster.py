@@ -103,7 +103,7 @@ def test_a_window_that_hardly_moves_is_not_blown_up() -> None:
     constants = Constants.of(easy_spec(), STATISTICS)
     cells = Cells(np.full((1, 4, 2), 3, np.float32), np.ones((1, 4, 2), np.float32), None)
     _, deviation = SCALINGS["window"](constants, cells)
-    np.testing.assert_allclose(np.asarray(deviation), [[0.02, 0.5]], rtol=1e-5)
+    np.testing.assert_allclose(np.asarray(deviation), [[0.01, 0.1]], rtol=1e-5)
 
 
 @pytest.mark.parametrize("scaling", SCALING_NAMES)

@@ -55,8 +55,8 @@ PUBLISHED = {"smape": 13.912, "mase": 1.193, "smape_naive2": 18.383, "mase_naive
 """Of the seasonal naive forecast and Naive2."""
 
 MODELS: dict[str, dict[str, Any]] = {
-    "mlp": {"family": "mlp", "units": 320, "layers": 2, "dropout": 0.1},
-    "mlp-mean": {"family": "mlp", "units": 320, "layers": 2, "dropout": 0.1, "anchor": "mean"},
+    "mlp": {"family": "mlp", "units": 384, "layers": 2, "dropout": 0.1, "anchor": "none"},
+    "mlp-plain": {"family": "mlp", "units": 384, "layers": 2, "dropout": 0.1, "shortcuts": False, "anchor": "none"},
 }
 PAST = 336
 
@@ -99,7 +99,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="where the dataset and the members are kept")
     parser.add_argument("--models", nargs="+", choices=sorted(MODELS), default=sorted(MODELS))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=14)
+    parser.add_argument("--epochs", type=int, default=20)
     arguments = parser.parse_args()
     print(json.dumps(_measure(arguments), indent=2))
 
@@ -145,7 +145,7 @@ def check_protocol(m4: M4) -> dict[str, float]:
 def member_spec(name: str, seed: int, epochs: int) -> Spec:
     """The spec of a member of the ensemble."""
     return base_spec(
-        {"quantiles": list(LEVELS), "scaling": "per_key"} | MODELS[name],
+        {"quantiles": list(LEVELS), "scaling": "window"} | MODELS[name],
         {
             "seed": seed,
             "epochs": epochs,

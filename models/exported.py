@@ -1,0 +1,107 @@
+"""Evaluates an exported model as those see it who serve it: of any family, and without the run that made it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from models import layout
+from models.evaluation import Batch, Evaluation, Forecast, evaluate_forecasts
+from models.report import write_report
+from models.run_folder import write_json
+from models.saved_model import DEFAULT_SIGNATURE
+from schemas.dataset import DatasetFolder
+from schemas.errors import ModelError
+from schemas.spec import Spec, parse_spec
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """A SavedModel: the spec that it was made for, and its forecasts."""
+
+    spec: Spec
+    forecast: Forecast
+
+
+def load_exported(model: str | os.PathLike[str]) -> Exported:
+    """Loads the export of a run, or a SavedModel that `models.export` wrote.
+
+    Args:
+      model: the run's folder, or the SavedModel's.
+    Raises:
+      ModelError: there is none, or it cannot be loaded.
+    """
+    folder = Path(model)
+    if (folder / layout.EXPORT_FOLDER).is_dir():
+        folder = folder / layout.EXPORT_FOLDER
+    try:
+        record = json.loads((folder / layout.MODEL_FILE).read_bytes())
+        spec = parse_spec(record["spec"], where=str(folder / layout.MODEL_FILE))
+        loaded = tf.saved_model.load(str(folder))
+        predict = loaded.signatures[DEFAULT_SIGNATURE]
+    except (OSError, ValueError, KeyError, TypeError, tf.errors.OpError) as exc:
+        problem = str(exc).partition("\n")[0]
+        raise ModelError(f"{model}: expected the folder of a run or of an exported model: {problem:.300}") from exc
+    names = list(predict.structured_input_signature[1])
+
+    def forecast(batch: Batch, _keep: Any = loaded) -> Mapping[str, NDArray[Any]]:  # the signature does not hold it
+        inputs = {name: tf.constant(batch[name].tolist() if name == "key" else batch[name]) for name in names}
+        return {name: output.numpy() for name, output in predict(**inputs).items()}
+
+    return Exported(spec, forecast)
+
+
+def evaluate_exported(
+    model: str | os.PathLike[str],
+    data: str | os.PathLike[str],
+    *,
+    split: str = "test",
+    output: str | os.PathLike[str] | None = None,
+) -> Evaluation:
+    """Evaluates an exported model on a split of a dataset, and writes `evaluation.json` and `report.html`.
+
+    Args:
+      model: a run's folder or a SavedModel's.
+      data: a dataset of the model's windows.
+      split: of the dataset.
+      output: the folder for the files; the run's when left out.
+    Raises:
+      ModelError: there is no such model, `output` is left out for a model without a run, or it cannot be written.
+      DatasetError: the dataset is of other windows, or has no such split.
+    """
+    run = Path(model) if (Path(model) / layout.EXPORT_FOLDER).is_dir() else None
+    target = Path(output) if output else run
+    if target is None:
+        raise ModelError(f"{model}: expected --output for a model that is not in its run's folder")
+    exported, folder = load_exported(model), DatasetFolder(data)
+    folder.require_windows_of(exported.spec)
+    evaluation = evaluate_forecasts(exported.spec, folder, split, exported.forecast)
+    write_evaluation(target, exported.spec, evaluation, run)
+    return evaluation
+
+
+def write_evaluation(target: Path, spec: Spec, evaluation: Evaluation, run: Path | None) -> None:
+    """Writes `evaluation.json` and `report.html`, with the run's learning curve where there is a run.
+
+    Raises:
+      ModelError: the folder cannot be written.
+    """
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        write_json(target / layout.EVALUATION_FILE, evaluation.document)
+        write_report(target / layout.REPORT_FILE, spec, evaluation, epochs=_epochs(run))
+    except OSError as exc:
+        raise ModelError(f"{target}: cannot write the evaluation: {exc.strerror}") from exc
+
+
+def _epochs(run: Path | None) -> list[dict[str, Any]]:
+    if run is None or not (run / layout.METRICS_FILE).is_file():
+        return []
+    return [json.loads(line) for line in (run / layout.METRICS_FILE).read_text().splitlines()]

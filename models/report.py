@@ -1,0 +1,286 @@
+"""An evaluation as one HTML file, to be read in a browser: no script, no other file, light and dark, on a phone too.
+
+Keys, names and units come from other people's data. They stand in the page's text alone, escaped: never in a plot,
+whose text a plotting library may interpret, and never in a file's name.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from models.evaluation import Evaluation, Example
+from pipelines.kernels.metrics import central_intervals
+from schemas.spec import Spec
+from schemas.units import format_duration, ms_to_iso
+
+KEYS_SHOWN = 100
+"""Of the table of keys: those with the least skill."""
+
+_INK = "#010203"
+"""Stands for the page's own text colour, light or dark, in a plot."""
+_BLUE, _ORANGE, _GREY = "#3b82f6", "#f0883e", "#8b98a5"
+_COLOURS = (_ORANGE, "#2fa36b", "#a371f7", "#d1495b")
+_STYLE = {
+    "svg.fonttype": "none",
+    "text.parse_math": False,
+    "text.color": _INK,
+    "axes.labelcolor": _INK,
+    "axes.edgecolor": _GREY,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": _GREY,
+    "grid.alpha": 0.25,
+    "legend.frameon": False,
+    "font.family": "sans-serif",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Plot:
+    svg: Markup
+    caption: str
+
+
+def write_report(path: Path, spec: Spec, evaluation: Evaluation, *, epochs: Sequence[Mapping[str, Any]] = ()) -> None:
+    """Writes the report of an evaluation.
+
+    Args:
+      path: of the HTML file.
+      spec: the model's.
+      evaluation: of a split.
+      epochs: the records of the training run (`metrics.jsonl`), where there was one.
+    """
+    templates = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    with mpl.rc_context(_STYLE):
+        text = templates.get_template("report.html.jinja").render(_contents(spec, evaluation, epochs))
+    path.write_text(text, encoding="utf-8")
+
+
+def summary_lines(document: Mapping[str, Any]) -> list[str]:
+    """An evaluation in a few lines of text."""
+    standard = document["standardised"]
+    skills = ", ".join(f"{_percent(standard[_skill(name)])} against {name}" for name in document["yardsticks"])
+    lines = [f"{document['split']}: {document['windows']} windows, {document['cells']} observed steps; skill {skills}"]
+    for name, found in document["targets"].items():
+        unit = f" ({found['unit']})" if found["unit"] else ""
+        parts = [f"{score.upper()} {_number(found[score])}" for score in ("mae", "rmse", "mase", "smape", "owa")]
+        parts += [f"{_percent(share)} within {_percent(float(k), 0)}" for k, share in found.get("coverage", {}).items()]
+        lines.append(f"  {name}{unit}: {', '.join(parts)}")
+    return lines
+
+
+def _contents(spec: Spec, evaluation: Evaluation, epochs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    document = evaluation.document
+    family = "a model" if spec.model is None else spec.model.family
+    targets = [
+        _target(document, name + (f" ({found['unit']})" if found["unit"] else ""), found)
+        for name, found in document["targets"].items()
+    ]
+    return {
+        "title": f"{spec.stream.name}: {family} on the split {document['split']}",
+        "subtitle": f"{document['windows']:,} windows of {len(document['windows_by_key']):,} keys, "
+        f"{spec.window.horizon} steps of {format_duration(spec.grid.step)} ahead.",
+        "tiles": _tiles(document),
+        "curve": _curve(epochs) if epochs else None,
+        "targets": targets,
+        "examples": [_example(spec, one, column) for one in evaluation.examples for column in range(len(targets))],
+        "shaded": "levels" in document,
+        "anomalies": _anomalies(document.get("anomalies", ())),
+        "facts": _facts(spec, document),
+    }
+
+
+def _tiles(document: Mapping[str, Any]) -> list[tuple[str, str]]:
+    standard = document["standardised"]
+    tiles = [(f"skill against {name}", _percent(standard[_skill(name)])) for name in document["yardsticks"]]
+    tiles += [("MAE, standardised", _number(standard["mae"])), ("MSE, standardised", _number(standard["mse"]))]
+    [first, *others] = document["targets"].values()
+    if not others:
+        tiles += [("MASE", _number(first["mase"])), ("sMAPE", _number(first["smape"])), ("OWA", _number(first["owa"]))]
+        tiles += [(f"within {_percent(float(k), 0)}", _percent(v)) for k, v in first.get("coverage", {}).items()]
+    return tiles
+
+
+def _target(document: Mapping[str, Any], name: str, found: Mapping[str, Any]) -> dict[str, Any]:
+    yardsticks = document["yardsticks"]
+    plots = [_by_horizon(found["by_horizon"], yardsticks), _skills(found, yardsticks)]
+    if "levels" in document:
+        plots.append(_reliability(found))
+    tables = [
+        {"title": f"By {label.replace('_', ' ')}", "note": "", **_table(yardsticks, slices, label)}
+        for label, slices in found["by_slice"].items()
+    ]
+    return {
+        "name": name,
+        "scores": _table(yardsticks, {"all": found}, ""),
+        "plots": plots,
+        "tables": [*tables, _keys(yardsticks, found["by_key"])],
+    }
+
+
+def _keys(yardsticks: Sequence[str], by_key: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    ranked = sorted(by_key.items(), key=lambda item: -np.inf if item[1]["skill"] is None else item[1]["skill"])
+    shown = dict(ranked[:KEYS_SHOWN])
+    note = "The least skilful first."
+    if len(by_key) > len(shown):
+        note += f" {len(by_key) - len(shown):,} more keys are in evaluation.json."
+    return {"title": "By key", "note": note, **_table(yardsticks, shown, "key")}
+
+
+def _table(yardsticks: Sequence[str], groups: Mapping[str, Mapping[str, Any]], label: str) -> dict[str, Any]:
+    """Heads and rows of a table of scores, a row for each group."""
+    intervals = next((list(scores["coverage"]) for scores in groups.values() if "coverage" in scores), [])
+    heads = [label.replace("_", " "), "cells", "MAE", "RMSE", "sMAPE", "MASE"]
+    heads += [f"skill: {name}" for name in yardsticks]
+    heads += ["CRPS"] if intervals else []
+    heads += [head for name in intervals for head in (f"in {_percent(float(name), 0)}", "MSIS")]
+    rows = []
+    for group, scores in groups.items():
+        row = [group, f"{scores['cells']:,}", *(_number(scores[score]) for score in ("mae", "rmse", "smape", "mase"))]
+        row += [_percent(scores[_skill(name)]) for name in yardsticks]
+        row += [_number(scores["crps"])] if intervals else []
+        for name in intervals:
+            row += [_percent(scores["coverage"][name]), _number(scores["msis"][name])]
+        rows.append(row)
+    return {"heads": heads, "rows": rows}
+
+
+def _anomalies(found: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    if not found:
+        return None
+    heads = ["key", "target", "time", "observed", "forecast", "lower", "upper", "score"]
+    rows = [
+        [one["key"], one["target"], ms_to_iso(one["time_ms"])]
+        + [_number(one[name]) for name in ("observed", "forecast", "lower", "upper", "score")]
+        for one in found
+    ]
+    return {"heads": heads, "rows": rows}
+
+
+def _facts(spec: Spec, document: Mapping[str, Any]) -> dict[str, Any]:
+    season = format_duration(document["season"] * spec.grid.step)
+    rows = [
+        ["windows", f"{document['windows']:,}: all of the split, each once"],
+        ["of keys that training has not seen", f"{document['windows_of_unknown_keys']:,}"],
+        ["observed horizon steps", f"{document['cells']:,}"],
+        ["season of MASE and Naive2", f"{document['season']} steps ({season})"],
+        ["dataset", document["dataset"]],
+        ["spec", spec.fingerprint],
+    ]
+    return {"heads": ["", ""], "rows": rows}
+
+
+def _curve(epochs: Sequence[Mapping[str, Any]]) -> _Plot:
+    figure, axes = _axes(7, 2.6)
+    numbers = [record["epoch"] for record in epochs]
+    axes.plot(numbers, [record["loss"] for record in epochs], marker=".", color=_GREY, label="training")
+    axes.plot(numbers, [record["val_loss"] for record in epochs], marker=".", color=_BLUE, label="validation")
+    axes.set(xlabel="epoch", ylabel="loss")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.legend()
+    return _Plot(_svg(figure), "Loss by epoch, standardised.")
+
+
+def _by_horizon(steps: Sequence[Mapping[str, Any]], yardsticks: Sequence[str]) -> _Plot:
+    figure, axes = _axes()
+    numbers = np.arange(1, len(steps) + 1)
+    for number, name in enumerate(yardsticks):
+        values = _values(steps, f"mae_{name}")
+        axes.plot(numbers, values, color=_COLOURS[number % len(_COLOURS)], linewidth=1, label=name)
+    axes.plot(numbers, _values(steps, "mae"), color=_BLUE, linewidth=2, label="model")
+    axes.set(xlabel="step of the horizon", ylabel="MAE", ylim=(0, None))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.legend()
+    return _Plot(_svg(figure), "Mean absolute error by step of the horizon.")
+
+
+def _skills(scores: Mapping[str, Any], yardsticks: Sequence[str]) -> _Plot:
+    figure, axes = _axes()
+    values = [scores[_skill(name)] or 0.0 for name in yardsticks]
+    bars = axes.barh(list(yardsticks), values, color=[_BLUE if value > 0 else _ORANGE for value in values], height=0.5)
+    axes.bar_label(bars, [f"{value:+.1%}" for value in values], padding=4)
+    axes.axvline(0, color=_INK, linewidth=0.8)
+    axes.set(xlabel="skill: 1 - MAE / its MAE")
+    axes.margins(x=0.25)
+    axes.invert_yaxis()
+    return _Plot(_svg(figure), "Skill against forecasts that take no model. Above 0 is better than they are.")
+
+
+def _reliability(scores: Mapping[str, Any]) -> _Plot:
+    figure, axes = _axes()
+    axes.plot((0, 1), (0, 1), color=_GREY, linewidth=1, label="reliable")
+    below = [(float(level), share) for level, share in scores["below"].items() if share is not None]
+    axes.plot(*np.array(below, float).reshape(-1, 2).T, marker="o", color=_BLUE, label="quantiles")
+    covered = [(float(level), share) for level, share in scores["coverage"].items() if share is not None]
+    axes.plot(*np.array(covered, float).reshape(-1, 2).T, "s", color=_ORANGE, label="intervals")
+    axes.set(xlabel="said", ylabel="came true", xlim=(0, 1), ylim=(0, 1))
+    axes.legend()
+    return _Plot(_svg(figure), "How often observations lay below each quantile, and within each interval.")
+
+
+def _example(spec: Spec, one: Example, column: int) -> _Plot:
+    figure, axes = _axes()
+    horizon = spec.window.horizon
+    shown = min(len(one.past), 3 * horizon)
+    before, after = np.arange(-shown, 0), np.arange(horizon)
+    axes.plot(
+        np.concatenate((before, after)), np.concatenate((one.past[-shown:, column], one.actual[:, column])), color=_GREY
+    )
+    if one.quantiles is not None:
+        for low, high in central_intervals(spec.quantile_levels).values():
+            bounds = one.quantiles[:, column, low], one.quantiles[:, column, high]
+            axes.fill_between(after, *bounds, color=_BLUE, alpha=0.15, linewidth=0)
+    axes.plot(after, one.mean[:, column], color=_BLUE, linewidth=2)
+    axes.axvline(-0.5, color=_GREY, linewidth=0.8, linestyle=":")
+    axes.set(xlabel="step from the origin")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    target = spec.targets[column].name if len(spec.targets) > 1 else ""
+    return _Plot(_svg(figure), " · ".join(filter(None, (one.key, target, ms_to_iso(one.origin_ms)))))
+
+
+def _axes(width: float = 4.6, height: float = 2.8) -> tuple[Any, Any]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    figure.patch.set_alpha(0)
+    axes = figure.subplots()
+    axes.patch.set_alpha(0)
+    return figure, axes
+
+
+def _svg(figure: Any) -> Markup:
+    """A figure as an SVG element of a page."""
+    file = io.StringIO()
+    figure.savefig(file, format="svg", metadata={"Date": None})
+    drawn = file.getvalue()
+    return Markup(drawn[drawn.index("<svg") :].replace(_INK, "currentColor"))  # noqa: S704 (nothing of the data's text is in it)
+
+
+def _values(steps: Sequence[Mapping[str, Any]], name: str) -> list[float]:
+    return [np.nan if step[name] is None else step[name] for step in steps]
+
+
+def _skill(yardstick: str) -> str:
+    return "skill" if yardstick == "persistence" else f"skill_{yardstick}"
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4g}"
+
+
+def _percent(value: float | None, digits: int = 1) -> str:
+    return "–" if value is None else f"{value:.{digits}%}"
