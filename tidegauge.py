@@ -321,26 +321,55 @@ def stream(
     start: Annotated[
         str, typer.Option("--from", help="Where a new group begins: latest, earliest or an ISO time.")
     ] = "latest",
-    member: Annotated[str, typer.Option(help="This process's own name within the group.")] = "0",
+    warm_from: Annotated[
+        Path | None, typer.Option("--warm-from", help="A dataset to warm windows from that the topic does not reach.")
+    ] = None,
+    member: Annotated[str | None, typer.Option(help="This process's own name within the group; else 0.")] = None,
+    processes: Annotated[int, typer.Option(min=1, help="So many members: 0, 1, ..., or MEMBER-0 and so on.")] = 1,
     until_end: Annotated[bool, typer.Option("--until-end", help="Stop at the end that the topic has now.")] = False,
     wait: Annotated[float, typer.Option(help="Seconds to wait for the model server.")] = 10.0,
+    progress: Annotated[bool, typer.Option("--progress", help="With --json, still say what happens.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Consume events and write predictions, exactly once."""
-    from schemas.spec import load_spec
-    from streaming.consumer import StreamConsumer, parse_start
+    from threading import Event
 
-    consumer = StreamConsumer(
-        load_spec(spec),
-        member=member,
-        start=parse_start(start),
-        until_end=until_end,
-        wait_s=wait,
-        report=_reporter(as_json),
-    )
+    from schemas.spec import load_spec
+    from streaming.takeover import parse_start
+
+    loaded, begin, stopping = load_spec(spec), parse_start(start), Event()
+    report = _reporter(as_json and not progress)
     for name in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(name, lambda *_: consumer.stop())
-    counts = consumer.run().document()
+        signal.signal(name, lambda *_: stopping.set())
+    if processes > 1:
+        from streaming.members import run_members
+
+        command = [sys.executable, "-m", "tidegauge", "stream", "--spec", str(spec), "--from", start]
+        command += ["--warm-from", str(warm_from)] if warm_from else []
+        command += ["--until-end"] if until_end else []
+        command += ["--wait", str(wait), "--json", "--progress", "--member"]
+        names = [str(number) if member is None else f"{member}-{number}" for number in range(processes)]
+        counts = run_members(command, names, stopping=stopping, report=report)
+    else:
+        from streaming.consumer import StreamConsumer
+
+        seeds = None
+        if warm_from is not None:
+            from flows.warm_start import DatasetSeeds
+
+            seeds = DatasetSeeds(loaded, warm_from)
+            report(f"{warm_from}: windows of {len(seeds)} keys")
+        consumer = StreamConsumer(
+            loaded,
+            member=member or "0",
+            start=begin,
+            seeds=seeds,
+            until_end=until_end,
+            wait_s=wait,
+            stopping=stopping,
+            report=report,
+        )
+        counts = consumer.run().document()
     _show(counts, as_json, lambda: [", ".join(f"{name} {count}" for name, count in counts.items())])
 
 

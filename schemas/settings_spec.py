@@ -88,6 +88,14 @@ class Kafka(Section):
     predictions: Topic | None = None
     late: Topic | None = None
     dead_letters: Topic | None = None
+    changelog: Name | None = None
+    """The topic of `recovery: changelog`; always with as many partitions as the input."""
+    delivery: Literal["exactly_once", "at_least_once"] = "exactly_once"
+    """Whether what a batch yields and how far the input is done are one transaction, or written one after the other."""
+    recovery: Literal["replay", "changelog"] = "replay"
+    """Whether windows are rebuilt from the input topic, or kept in a compacted topic."""
+    idle_close: Annotated[DurationMs, Field(ge=1)] | None = None
+    """So long after its end, by the wall clock, a step of an idle key is closed for a provisional prediction."""
     value_format: Literal["json", "avro"] = "json"
     """Of predictions."""
     avro: Avro = Avro()

@@ -114,6 +114,11 @@ class Spec(Section):
         return self.kafka.group or f"tidegauge-{self.stream.name}"
 
     @cached_property
+    def changelog(self) -> str | None:
+        """The topic that holds the state of every key; None where windows are rebuilt from the input."""
+        return self.kafka.changelog or f"{self.stream.name}.changelog" if self.kafka.recovery == "changelog" else None
+
+    @cached_property
     def topics(self) -> Topics:
         """The stream's four topics, all with as many partitions as the input unless the spec says otherwise."""
         name, given = self.stream.name, self.kafka

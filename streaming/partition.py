@@ -1,19 +1,23 @@
 """The live windows of one input partition.
 
 `stage` works out what a batch of records would change and yield; nothing changes until `apply`, which the consumer
-calls once the batch's transaction is committed. All decisions follow from clocks and offsets, so that a partition
-that is rebuilt from its checkpoint decides as the lost one did.
+calls once the batch is committed. All decisions follow from clocks and offsets, so that a partition that is restored
+from its checkpoint decides as the lost one did.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections import Counter, defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import math
+from array import array
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipelines.kernels.grid import NO_POSITION, Events, Outcome
 from pipelines.kernels.windowing import KeyState, Windowing, Windows
@@ -21,6 +25,12 @@ from schemas.dead_letter import DeadLetter
 from schemas.event import BadEvent, EventReader
 from schemas.spec import Spec
 from streaming.checkpoint import Checkpoint
+
+UNKNOWN_MS = 2**62
+"""As `whole_from_ms`: events are missing, and the first event that is read will tell up to when."""
+REPLAY_CHUNK_BYTES = 32 * 2**20
+"""Replayed events are worked on in stretches of so many bytes: a key that has many events in one costs no more than one
+that has few."""
 
 
 class Record(Protocol):
@@ -39,19 +49,59 @@ class Stage:
 
     next_offset: int
     clock_ms: int | None
+    whole_from_ms: int | None
     states: dict[str, KeyState] = field(default_factory=dict)
     windows: list[tuple[str, Windows]] = field(default_factory=list)
     late: list[Record] = field(default_factory=list)
     dead: list[tuple[Record, DeadLetter]] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
-    clock_rises: list[tuple[int, int]] = field(default_factory=list)
-    """(offset, clock) of each event that moved the partition's clock."""
+    """in, used, duplicate, late and dead events, and `warming` windows: those that are not predicted, because events
+    that they need may be missing."""
     refused: list[int] = field(default_factory=list)
     """Offsets of events that were too far ahead of the wall clock."""
+    saved: set[str] = field(default_factory=set)
+    """Keys whose rows in the changelog are written with it."""
+
+
+@dataclass(slots=True)
+class _Arrivals:
+    """Events of all keys in the order in which they came: a column for each of their parts."""
+
+    width: int
+    keys: dict[str, int] = field(default_factory=dict)
+    key: array[int] = field(default_factory=lambda: array("q"))
+    time_ms: array[int] = field(default_factory=lambda: array("q"))
+    offset: array[int] = field(default_factory=lambda: array("q"))
+    clock_ms: array[int] = field(default_factory=lambda: array("q"))
+    """The partition's clock, with the event itself."""
+    values: array[float] = field(default_factory=lambda: array("d"))
+
+    def __len__(self) -> int:
+        return len(self.key)
+
+    @property
+    def nbytes(self) -> int:
+        return len(self) * 8 * (4 + self.width)
+
+    def by_key(self) -> Iterator[tuple[str, NDArray[np.int64], Events, NDArray[np.int64]]]:
+        """Each key with the rows of its events, the events, and the partition's clock at each."""
+        if not self.keys:
+            return
+        key = np.frombuffer(self.key, np.int64)
+        times, offsets = np.frombuffer(self.time_ms, np.int64), np.frombuffer(self.offset, np.int64)
+        clocks = np.frombuffer(self.clock_ms, np.int64)
+        values = np.frombuffer(self.values, np.float64).reshape(len(self), self.width)
+        order = np.argsort(key, kind="stable")
+        ends = np.cumsum(np.bincount(key, minlength=len(self.keys))).tolist()
+        start = 0
+        for name, end in zip(self.keys, ends, strict=True):
+            rows = order[start:end]
+            yield name, rows, Events(times[rows], offsets[rows], values[rows]), clocks[rows]
+            start = end
 
 
 class Partition:
-    """The keys and the clock of one partition, from `checkpoint` (or a fresh start at `next_offset`) on."""
+    """The keys and the clock of one partition."""
 
     def __init__(
         self,
@@ -65,8 +115,13 @@ class Partition:
         live_from: int,
         clock_ms: int | None = None,
         refused: frozenset[int] = frozenset(),
+        whole_from_ms: int | None = None,
+        keys: Mapping[str, KeyState] | None = None,
+        seeded: bool = False,
+        whole_keys: frozenset[str] = frozenset(),
+        has_changelog: bool = False,
     ) -> None:
-        """Starts a partition without keys.
+        """Starts a partition, without keys unless it is given some.
 
         Args:
           spec: the stream's spec.
@@ -74,129 +129,324 @@ class Partition:
           reader: reads its events.
           name: `topic[partition]`, for messages.
           partitions: how many the topic has.
-          start_offset: the first offset that will be staged.
+          start_offset: the first offset that will be replayed or staged.
           live_from: output before this offset is suppressed: it has been committed, or serves to warm the windows.
           clock_ms: the partition's clock just before `start_offset`.
           refused: offsets before `live_from` that the wall clock refused when they were live.
+          whole_from_ms: events before this time may be missing; None where none are, `UNKNOWN_MS` where it is not known
+            up to when. A window that reaches back before it is not predicted: it is counted as warming.
+          keys: states at `start_offset`.
+          seeded: they came from a dataset, so a replay from there needs it again; else from the changelog.
+          whole_keys: keys none of whose events are missing, whatever `whole_from_ms` says.
+          has_changelog: keep account of which keys have yet to be written to the changelog.
         """
         self.name = name
         self.next_offset = start_offset
         self.live_from = live_from
         self._windowing, self._reader = windowing, reader
         self._fingerprint, self._partitions = spec.window_fingerprint, partitions
-        self._max_skew_ms = spec.grid.max_skew
+        self._max_skew_ms, self._max_disorder_ms = spec.grid.max_skew, spec.grid.max_disorder
         self._forget_after_ms = spec.grid.max_disorder + spec.span_ms
+        self._needed_ms = (spec.window.past + spec.grid.max_gap) * spec.grid.step
+        self._span_ms = spec.span_ms
         self._clock_ms = clock_ms
-        self._keys: dict[str, KeyState] = {}
-        self._lowest: dict[str, int] = {}
-        self._clock_rises: list[tuple[int, int]] = [] if clock_ms is None else [(-1, clock_ms)]
+        self._whole_from_ms = whole_from_ms
+        self._keys = dict(keys or {})
+        self._has_changelog = has_changelog
+        self._unsaved = set(self._keys) if seeded and has_changelog else set()
+        self._lowest = {key: state.lowest_position for key, state in self._keys.items()}
+        self._looked_at, self._lowest_position = start_offset, start_offset
+        self._landmarks = Landmarks(start_offset, clock_ms)
         self._refused = sorted(refused)
         self._refused_before_live = refused
         self._forgotten_at_ms = clock_ms
+        self._replayed = _Arrivals(len(reader.fields))
+        self._replay_stage = self.idle()
+        self._whole_keys = whole_keys
+        self._seeded_until = start_offset if seeded else None
 
     @property
-    def keys(self) -> int:
-        """How many keys are remembered."""
-        return len(self._keys)
+    def keys(self) -> Mapping[str, KeyState]:
+        """What each key remembers."""
+        return self._keys
+
+    @property
+    def clock_ms(self) -> int | None:
+        """The greatest event time seen, epoch milliseconds."""
+        return self._clock_ms
 
     @property
     def is_live(self) -> bool:
         """Whether the replay is over."""
         return self.next_offset >= self.live_from
 
+    # --- replay ---
+
+    def replay(self, records: Sequence[Record]) -> None:
+        """Takes the partition's next records, all before `live_from`; what they would yield is suppressed."""
+        stage = self._replay_stage
+        stage.next_offset = max(stage.next_offset, self.next_offset)
+        self._landmarks.add(records[0].offset, stage.clock_ms)
+        self._read(records, 0, stage, self._replayed, None)
+        stage.dead.clear()
+        self.next_offset = stage.next_offset
+        if self._replayed.nbytes >= REPLAY_CHUNK_BYTES:
+            self._push_replayed()
+
+    def end_replay(self, position: int) -> None:
+        """The replay is over, and `position` is where the next record is to be read."""
+        self._push_replayed()
+        self.next_offset = max(self.next_offset, position)
+        self._landmarks.add(self.next_offset, self._clock_ms)
+
+    def _push_replayed(self) -> None:
+        stage, arrivals = self._replay_stage, self._replayed
+        stage.next_offset = self.next_offset
+        self._push(arrivals, stage, quiet=True)
+        self._replayed = _Arrivals(arrivals.width)
+        self._clock_ms = stage.clock_ms
+        if self._has_changelog:
+            self._unsaved |= stage.states.keys()
+        self.apply(stage)
+        self._replay_stage = self.idle()
+
+    # --- live ---
+
     def stage(self, records: Sequence[Record], now_ms: int) -> Stage:
         """Works out what `records`, the partition's next ones in order, change and yield.
 
         Args:
-          records: all before `live_from`, or all from it on.
-          now_ms: the wall clock, epoch milliseconds; it is not looked at before `live_from`.
+          records: at `live_from` or after it.
+          now_ms: the wall clock, epoch milliseconds.
         """
-        stage = Stage(next_offset=records[-1].offset + 1, clock_ms=self._clock_ms)
-        by_key: defaultdict[str, list[tuple[int, int, int, list[float], Record]]] = defaultdict(list)
-        for record in records:
-            try:
-                event = self._reader.read_json(record.value)
-                self._check_skew(record.offset, event.time_ms, now_ms)
-            except BadEvent as bad:
-                stage.dead.append((record, self._dead_letter(record, bad)))
-                if bad.reason == "future":
-                    stage.refused.append(record.offset)
-                continue
-            if stage.clock_ms is None or event.time_ms > stage.clock_ms:
-                stage.clock_ms = event.time_ms
-                stage.clock_rises.append((record.offset, event.time_ms))
-            by_key[event.key].append((event.time_ms, record.offset, stage.clock_ms, event.values, record))
-
-        for key, rows in by_key.items():
-            times, offsets, clocks, values, sources = zip(*rows, strict=True)
-            events = Events(np.array(times), np.array(offsets), np.array(values, np.float64))
-            state = self._keys.get(key) or self._windowing.empty()
-            state, windows, outcomes = self._windowing.push(state, events, np.array(clocks))
-            stage.states[key] = state
-            stage.windows += [(key, run) for run in windows if len(run)]
-            late = np.flatnonzero(outcomes == Outcome.LATE).tolist()
-            stage.late += [sources[index] for index in late]
-            stage.counts["late"] += len(late)
-            stage.counts["duplicate"] += int(np.count_nonzero(outcomes == Outcome.DUPLICATE))
-            stage.counts["used"] += int(np.count_nonzero(outcomes == Outcome.USED))
+        stage = self.idle()
+        arrivals = _Arrivals(len(self._reader.fields))
+        sources = self._read(records, now_ms + self._max_skew_ms, stage, arrivals, [])
+        outcomes = self._push(arrivals, stage, quiet=False)
+        late = np.flatnonzero(outcomes == Outcome.LATE).tolist()
+        stage.late = [sources[row] for row in late]
+        for name, outcome in (("used", Outcome.USED), ("duplicate", Outcome.DUPLICATE), ("late", Outcome.LATE)):
+            stage.counts[name] = int(np.count_nonzero(outcomes == outcome))
         stage.counts["in"] = len(records)
         stage.counts["dead"] = len(stage.dead)
-        stage.late.sort(key=lambda record: record.offset)
         return stage
 
-    def idle(self) -> Stage:
-        """A stage of no records."""
-        return Stage(next_offset=self.next_offset, clock_ms=self._clock_ms)
+    def idle(self, position: int = 0) -> Stage:
+        """A stage of no records; the offset moves to `position`, over what is none, such as a transaction's end."""
+        return Stage(max(self.next_offset, position), self._clock_ms, self._whole_from_ms)
 
     def apply(self, stage: Stage) -> None:
-        """Makes a staged batch the partition's state."""
+        """Makes a staged batch, which is committed by now, the partition's state."""
+        self._landmarks.add(self.next_offset, self._clock_ms)
         self._keys.update(stage.states)
         self._lowest.update((key, state.lowest_position) for key, state in stage.states.items())
         self._clock_ms, self.next_offset = stage.clock_ms, stage.next_offset
-        self._clock_rises += stage.clock_rises
+        self._whole_from_ms = stage.whole_from_ms
         self._refused += stage.refused
-        self._forget_idle_keys()
+        self._unsaved -= stage.saved
+        forgotten = self._forget_idle_keys()
+        if self._has_changelog:
+            self._unsaved |= forgotten
+        self._look_for_the_lowest()
+
+    def rows(self, stage: Stage, most_others: int) -> list[tuple[str, KeyState | None]]:
+        """What is to be written to the changelog with `stage`: a key and its state, or None where it is forgotten.
+
+        Args:
+          stage: all keys that it changes are among the rows.
+          most_others: of those whose rows are not right yet for other reasons, at most so many are.
+        """
+        others = list(islice(self._unsaved - stage.states.keys(), most_others))
+        stage.saved = {*stage.states, *others}
+        return [*stage.states.items(), *((key, self._keys.get(key)) for key in others)]
+
+    def is_saved_by(self, stage: Stage) -> bool:
+        """Whether the changelog is complete with the `rows` of `stage`."""
+        return self._unsaved <= stage.saved
 
     def checkpoint(self, stage: Stage) -> Checkpoint:
-        """Where the partition will stand once `stage` is applied."""
-        lowest = self._lowest | {key: state.lowest_position for key, state in stage.states.items()}
-        replay = min(min(lowest.values(), default=NO_POSITION), stage.next_offset)
-        rises = self._clock_rises + stage.clock_rises
-        before = bisect_left(rises, (replay, 0))
+        """Where the partition will stand once `stage` is applied, for a replay."""
+        replay, clock_ms = self.next_offset, self._clock_ms
+        if self._lowest_position < replay:
+            replay, clock_ms = self._landmarks.at_or_before(self._lowest_position)
         return Checkpoint(
             offset=stage.next_offset,
             replay_offset=replay,
-            clock_ms=rises[before - 1][1] if before else None,
+            clock_ms=clock_ms,
             refused=tuple(offset for offset in self._refused + stage.refused if offset >= replay),
             window_fingerprint=self._fingerprint,
             partitions=self._partitions,
+            whole_from_ms=stage.whole_from_ms,
+            seeded=self._seeded_until is not None and replay <= self._seeded_until,
         )
 
-    def _check_skew(self, offset: int, time_ms: int, now_ms: int) -> None:
-        live = offset >= self.live_from
-        if time_ms > now_ms + self._max_skew_ms if live else offset in self._refused_before_live:
-            raise BadEvent("future", f"expected an event at most {self._max_skew_ms} ms ahead of now, got {time_ms}")
+    def saved_checkpoint(self, stage: Stage, changelog: int) -> Checkpoint:
+        """Where the partition will stand once `stage` is applied, its `rows` in the changelog before `changelog`."""
+        return Checkpoint(
+            offset=stage.next_offset,
+            replay_offset=stage.next_offset,
+            clock_ms=stage.clock_ms,
+            refused=(),
+            window_fingerprint=self._fingerprint,
+            partitions=self._partitions,
+            whole_from_ms=stage.whole_from_ms,
+            changelog=changelog,
+        )
+
+    def provisional(self, clock_ms: int, issued: Mapping[str, int]) -> list[tuple[str, Windows]]:
+        """The windows that would end if every key's clock showed `clock_ms`, though no event says so; no state changes.
+
+        Args:
+          clock_ms: epoch milliseconds.
+          issued: the last origin step that is not wanted again, of keys that have one.
+        """
+        found = []
+        for key, state in self._keys.items():
+            windows = self._windowing.closed_by(state, clock_ms)
+            if windows is not None and len(windows):
+                windows, _ = self._whole(key, windows, self._whole_from_ms)
+                fresh = windows.origin_step > issued.get(key, -math.inf)
+                if fresh.any():
+                    found.append((key, replace(windows, end=windows.end[fresh])))
+        return found
+
+    # --- both ---
+
+    def _read(
+        self,
+        records: Sequence[Record],
+        latest_ms: int,
+        stage: Stage,
+        arrivals: _Arrivals,
+        sources: list[Record] | None,
+    ) -> list[Record]:
+        """Reads records into `arrivals`, and what is none into `stage`; appends to `sources` the record of each event.
+
+        An event after `latest_ms` is refused; where `sources` is None, those that were refused before are.
+        """
+        read, keys, clock_ms = self._reader.read_json, arrivals.keys, stage.clock_ms
+        add_key, add_time, add_offset = arrivals.key.append, arrivals.time_ms.append, arrivals.offset.append
+        add_clock, add_values = arrivals.clock_ms.append, arrivals.values.extend
+        kept = [] if sources is None else sources
+        refused_before = self._refused_before_live if sources is None else None
+        for record in records:
+            try:
+                key, time_ms, values = read(record.value)
+                if time_ms > latest_ms if refused_before is None else record.offset in refused_before:
+                    raise BadEvent(
+                        "future", f"expected an event at most {self._max_skew_ms} ms ahead of now, got {time_ms}"
+                    )
+            except BadEvent as bad:
+                stage.dead.append((record, self._dead_letter(record, bad)))
+                if bad.reason == "future" and refused_before is None:
+                    stage.refused.append(record.offset)
+                continue
+            if clock_ms is None or time_ms > clock_ms:
+                clock_ms = time_ms
+            add_key(keys.setdefault(key, len(keys)))
+            add_time(time_ms)
+            add_offset(record.offset)
+            add_clock(clock_ms)
+            add_values(values)
+            if sources is not None:
+                kept.append(record)
+        if stage.whole_from_ms == UNKNOWN_MS and len(arrivals):
+            # The events that are missing were before this one, so none is further ahead of it than disorder goes.
+            stage.whole_from_ms = arrivals.time_ms[0] + self._max_disorder_ms + 1
+        stage.clock_ms = clock_ms
+        stage.next_offset = records[-1].offset + 1
+        return kept
+
+    def _push(self, arrivals: _Arrivals, stage: Stage, *, quiet: bool) -> NDArray[np.int8]:
+        """Works out the states and windows of events; what became of each, int8 (event,)."""
+        outcomes = np.empty(len(arrivals), np.int8)
+        push, empty = self._windowing.push, self._windowing.empty
+        for key, rows, events, clocks in arrivals.by_key():
+            state = self._keys.get(key) or empty()
+            stage.states[key], windows, outcomes[rows] = push(state, events, clocks)
+            if quiet:
+                continue
+            for run in windows:
+                whole, warming = self._whole(key, run, stage.whole_from_ms)
+                stage.counts["warming"] += warming
+                if len(whole):
+                    stage.windows.append((key, whole))
+        return outcomes
+
+    def _whole(self, key: str, run: Windows, whole_from_ms: int | None) -> tuple[Windows, int]:
+        """The windows that no missing event can be part of, and how many others there are."""
+        if whole_from_ms is None or key in self._whole_keys or not len(run):
+            return run, 0
+        grid = self._windowing.grid
+        origin_ms = run.origin_step * grid.step_ms + grid.offset_ms
+        whole = origin_ms - self._needed_ms >= whole_from_ms
+        return replace(run, end=run.end[whole]), int(np.count_nonzero(~whole))
 
     def _dead_letter(self, record: Record, bad: BadEvent) -> DeadLetter:
         source = f"{self.name}@{record.offset}"
         return DeadLetter(source, bad.reason, str(bad), record.value, record.key)
 
-    def _forget_idle_keys(self) -> None:
+    def _forget_idle_keys(self) -> set[str]:
         """Drops keys whose next event starts them anew whatever it is, and what lies before the replay offset."""
         if self._clock_ms is None:
-            return
+            return set()
         if self._forgotten_at_ms is not None and self._clock_ms < self._forgotten_at_ms + self._forget_after_ms // 8:
-            return  # looking through all keys is worth it only now and then
+            return set()  # looking through all keys is worth it only now and then
         self._forgotten_at_ms = self._clock_ms
         limit = self._clock_ms - self._forget_after_ms
-        for key in [key for key, state in self._keys.items() if _clock_of(state) <= limit]:
+        forgotten = {key for key, state in self._keys.items() if _clock_of(state) <= limit}
+        for key in forgotten:
             del self._keys[key], self._lowest[key]
-        replay = min(self._lowest.values(), default=self.next_offset)
-        before = bisect_left(self._clock_rises, (replay, 0))
-        self._clock_rises = self._clock_rises[max(before - 1, 0) :]
+        if self._whole_from_ms is not None and self._whole_from_ms <= limit - self._span_ms:
+            self._whole_from_ms = None  # no window of a key that is remembered reaches back so far
+        return forgotten
+
+    def _look_for_the_lowest(self) -> None:
+        """Finds the lowest position that a key needs. It never falls, so an old answer is right, if a little low."""
+        if self.next_offset - self._looked_at < len(self._lowest) // 4:
+            return  # as a share of the events read since, a look through all keys costs little
+        self._looked_at = self.next_offset
+        lowest = min(self._lowest.values(), default=NO_POSITION)
+        self._lowest_position = min(lowest, self.next_offset)
+        replay, _ = self._landmarks.at_or_before(self._lowest_position)
+        self._landmarks.drop_before(replay)
         self._refused = [offset for offset in self._refused if offset >= replay]
+
+
+class Landmarks:
+    """Offsets at which the partition's clock is known, so that a replay can begin there.
+
+    Args:
+      offset: the first one.
+      clock_ms: the clock just before it.
+    """
+
+    MOST = 4096
+
+    def __init__(self, offset: int, clock_ms: int | None) -> None:
+        self._offsets: list[int] = [offset]
+        self._clocks: list[int | None] = [clock_ms]
+
+    def add(self, offset: int, clock_ms: int | None) -> None:
+        """Remembers the clock just before `offset`, not below the last one; of very many, forgets every other."""
+        if offset == self._offsets[-1]:
+            return
+        self._offsets.append(offset)
+        self._clocks.append(clock_ms)
+        if len(self._offsets) > self.MOST:
+            self._offsets, self._clocks = self._offsets[::2], self._clocks[::2]
+
+    def at_or_before(self, offset: int) -> tuple[int, int | None]:
+        """The last landmark that is not after `offset`, and its clock."""
+        index = bisect_right(self._offsets, offset) - 1
+        return self._offsets[index], self._clocks[index]
+
+    def drop_before(self, offset: int) -> None:
+        """Forgets what is before the landmark at `offset`."""
+        index = bisect_right(self._offsets, offset) - 1
+        del self._offsets[:index], self._clocks[:index]
 
 
 def _clock_of(state: KeyState) -> Any:
     # A key without a clock has never had an event that was not late; nothing of it is worth keeping.
-    return -np.inf if state.grid.clock_ms is None else state.grid.clock_ms
+    return -math.inf if state.grid.clock_ms is None else state.grid.clock_ms

@@ -1,4 +1,4 @@
-"""The transactions of one member of the group: all or nothing, and never waiting for ever.
+"""Exactly once: each commit is one transaction, all or nothing, and never waits for ever.
 
 kafka-python waits for the broker without a limit while it commits or aborts. So each transaction runs in a thread of
 its own, and one that is not done in time is given up together with its producer: the next producer takes the same
@@ -7,56 +7,39 @@ transactional id, which ends whatever the old one had begun, before anything els
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future
 from contextlib import suppress
 from threading import Event as StopFlag
-from threading import Thread
 from typing import Any
 
-from kafka import KafkaProducer, TopicPartition
-from kafka.errors import (
-    FencedInstanceIdError,
-    KafkaError,
-    ProducerFencedError,
-    TransactionalIdAuthorizationFailedError,
-)
-from kafka.structs import OffsetAndMetadata
+from kafka import KafkaProducer
+from kafka.errors import KafkaError
 
 from schemas.errors import BrokerError
 from schemas.settings_spec import Kafka
+from streaming.commits import (
+    CLOSE_TIMEOUT_S,
+    PRODUCER_SETTINGS,
+    Aborted,
+    Outbox,
+    Write,
+    is_away,
+    refusal,
+    within_limits,
+)
 from streaming.topics import broker_errors, connect
 
-COMMIT_TIMEOUT_S = 30.0
-STOPPING_TIMEOUT_S = 5.0
-"""What a transaction may still take once the process has been told to end."""
-CLOSE_TIMEOUT_S = 5.0
 RETRY_S = 1.0
 TRANSACTION_TIMEOUT_MS = 60_000
-"""Longer than `COMMIT_TIMEOUT_S`, so that the broker does not end what we still wait for."""
-# The default of 16 KiB halves the rate of transactions; a new one must not wait long for the last one's markers.
-BATCH_BYTES = 262_144
-RETRY_BACKOFF_MS = 5
-MAX_REQUEST_BYTES = 8 * 2**20
-
-_FENCED = (ProducerFencedError, FencedInstanceIdError, TransactionalIdAuthorizationFailedError)
-
-Write = Callable[[KafkaProducer], None]
-Offsets = Mapping[TopicPartition, OffsetAndMetadata]
-
-
-class Aborted(Exception):
-    """A transaction did not come to be; nothing of it was or will be committed."""
+"""Longer than a commit may take, so that the broker does not end what we still wait for."""
 
 
 class Transactions:
-    """Commits records and offsets together.
+    """Commits records and offsets together, or neither.
 
     Args:
       brokers: as for `connect`.
       transactional_id: one for each process; a newer process with the same one takes over.
-      stopping: told to end, a commit waits for `STOPPING_TIMEOUT_S` at most.
+      stopping: told to end, a commit is given up soon.
     Raises:
       BrokerError: no broker answers.
     """
@@ -70,63 +53,29 @@ class Transactions:
         with suppress(KafkaError):
             self._producer.close(timeout=CLOSE_TIMEOUT_S)
 
-    def commit(self, write: Write, offsets: Offsets, generation: Any) -> None:
-        """Runs one transaction.
-
-        Args:
-          write: sends its records, with the producer that it is given.
-          offsets: the consumer's, committed with them.
-          generation: the consumer's group metadata, taken right after the poll that read the records.
-        Raises:
-          Aborted: nothing was committed, and this process can go on from its last commit.
-          BrokerError: another process has taken this one's place.
-        """
+    def commit(self, write: Write, generation: Any) -> None:
+        """Runs one transaction; see `Commits`."""
         try:
-            self._within_limits(lambda: self._run(write, offsets, generation))
-        except _FENCED as exc:
-            raise BrokerError(
-                f"{self._id}: another process runs under this member name ({type(exc).__name__}), or the broker was "
-                f"away for over {TRANSACTION_TIMEOUT_MS // 1_000} s; give each process of the group its own --member"
-            ) from exc
+            within_limits(lambda: self._run(write, generation), self._stopping, f"{self._id}-transaction")
         except TimeoutError as exc:
             self._replace_producer()
-            raise Aborted("the broker did not answer in time") from exc
+            raise Aborted("the broker did not answer in time", broker_away=True) from exc
         except KafkaError as exc:
+            if fatal := refusal(self._id, exc):
+                raise fatal from exc
             try:
-                self._within_limits(self._producer.abort_transaction)
+                within_limits(self._producer.abort_transaction, self._stopping, f"{self._id}-abort")
             except (KafkaError, TimeoutError):
                 self._replace_producer()
-            raise Aborted(repr(exc)) from exc
+            raise Aborted(repr(exc), broker_away=is_away(exc)) from exc
 
-    def _run(self, write: Write, offsets: Offsets, generation: Any) -> None:
+    def _run(self, write: Write, generation: Any) -> None:
         self._producer.begin_transaction()
-        write(self._producer)
+        outbox = Outbox(self._producer)
+        offsets = write(outbox)
+        outbox.check()
         self._producer.send_offsets_to_transaction(offsets, generation)
         self._producer.commit_transaction()
-
-    def _within_limits(self, action: Callable[[], None]) -> None:
-        """Waits for `action`; raises what it raises, or TimeoutError while it goes on in its thread."""
-        done: Future[None] = Future()
-
-        def work() -> None:
-            try:
-                action()
-            except BaseException as exc:
-                done.set_exception(exc)
-            else:
-                done.set_result(None)
-
-        Thread(target=work, daemon=True, name=f"{self._id}-transaction").start()
-        give_up = time.monotonic() + COMMIT_TIMEOUT_S
-        while time.monotonic() < give_up:
-            try:
-                return done.result(timeout=0.5)
-            except TimeoutError:
-                if done.done():
-                    return done.result()
-                if self._stopping.is_set():
-                    give_up = min(give_up, time.monotonic() + STOPPING_TIMEOUT_S)
-        raise TimeoutError
 
     def _open(self) -> KafkaProducer:
         producer = connect(
@@ -134,14 +83,8 @@ class Transactions:
             self._brokers,
             transactional_id=self._id,
             client_id=self._id,
-            enable_idempotence=True,
-            acks="all",
-            compression_type="lz4",
-            batch_size=BATCH_BYTES,
-            max_request_size=MAX_REQUEST_BYTES,
-            max_block_ms=int(COMMIT_TIMEOUT_S * 1_000),
-            retry_backoff_ms=RETRY_BACKOFF_MS,
             transaction_timeout_ms=TRANSACTION_TIMEOUT_MS,
+            **PRODUCER_SETTINGS,
         )
         try:
             with broker_errors(f"transactional id {self._id}"):

@@ -67,6 +67,10 @@ class Events:
         """The events at `index` (integers, a mask or a slice)."""
         return Events(self.time_ms[index], self.position[index], self.values[index])
 
+    def copy(self) -> Events:
+        """The same events in arrays of their own, so that those they were taken from can be freed."""
+        return Events(self.time_ms.copy(), self.position.copy(), self.values.copy())
+
 
 @dataclass(frozen=True, slots=True)
 class Steps:
@@ -202,6 +206,27 @@ class Grid:
                 closed.append(steps)
         return state, closed, outcomes
 
+    def closed_by(self, state: GridState, clock_ms: int) -> Steps | None:
+        """The steps that would be closed if the key's clock showed `clock_ms` without another event.
+
+        Steps without an event are closed for as long as a window can end there, which is `max_gap` + 1 of them.
+
+        Returns:
+          The steps from the first open one on; None where there are none, or the key would have started anew.
+        """
+        if state.clock_ms is None or clock_ms - state.clock_ms >= self._span_ms:
+            return None
+        held = self.step_of(state.open.time_ms)
+        known = [int(held[0])] if state.next is None and len(held) else [state.next] if state.next is not None else []
+        if not known:
+            return None
+        first, after = known[0], max(int(held[-1]) + 1, known[0]) if len(held) else known[0]
+        end = min((clock_ms - self.offset_ms - self._lateness_ms) // self.step_ms, after + self._max_gap)
+        if end <= first:
+            return None
+        closing = state.open.take(slice(int(np.searchsorted(held, end))))
+        return self._close(closing, first, end - first, state)[0]
+
     def _push_run(
         self, state: GridState, events: Events, before: Int64, clock: np.int64
     ) -> tuple[GridState, Steps | None, NDArray[np.int8]]:
@@ -227,7 +252,7 @@ class Grid:
 
         first_open = self._first_open(np.array([clock])).item()
         count_closing = int(np.searchsorted(self.step_of(merged.time_ms), first_open))
-        closing, still_open = merged.take(slice(count_closing)), merged.take(slice(count_closing, None))
+        closing, still_open = merged.take(slice(count_closing)), merged.take(slice(count_closing, None)).copy()
         if state.next is None and not count_closing:
             return GridState(int(clock), still_open, None, state.held, state.held_step), None, outcomes
         first = self.step_of(closing.time_ms[:1]).item() if state.next is None else state.next
@@ -259,7 +284,7 @@ class Grid:
         steps.values[:, self._carried] = cells
         steps.observed[:, self._carried] = seen
         np.minimum.at(steps.position, row, events.position)
-        return steps, last_value[-1], last[-1]
+        return steps, last_value[-1].copy(), last[-1].copy()
 
     def _reduce(self, row: Int64, values: Float64, count: int) -> Float32:
         """The aggregate of each cell as float32 (count, carried feature), NaN in a cell without a value."""

@@ -112,14 +112,25 @@ class Windowing:
         windows = []
         for run in runs:
             if tail is None or tail.first + len(tail) != run.first:
-                tail, recent = self.grid.blank(run.first - self.past + 1, self.past - 1), recent[:0]
+                tail, recent = self._blank_before(run), recent[:0]
             steps = _join(tail, run)
             windows.append(Windows(steps, self._ends(steps), self.past))
             tail = _last(steps, self.past - 1)
-            recent = np.concatenate((recent, run.position))[-self._needed :]
+            recent = np.concatenate((recent[-self._needed :], run.position))[-self._needed :].copy()
         if grid_state.next is None:  # the key started anew and has closed nothing since
             tail, recent = None, recent[:0]
         return KeyState(grid_state, tail, recent), windows, outcomes
+
+    def closed_by(self, state: KeyState, clock_ms: int) -> Windows | None:
+        """The windows that would end if the key's clock showed `clock_ms` without another event; None if no step would.
+
+        They are provisional: an event that is still to come can change them. The state stays as it is.
+        """
+        run = self.grid.closed_by(state.grid, clock_ms)
+        if run is None:
+            return None
+        steps = _join(state.tail if state.tail is not None else self._blank_before(run), run)
+        return Windows(steps, self._ends(steps), self.past)
 
     def future_values(self, origin_step: Int64, past_values: Float32 | None = None) -> Float32:
         """The known-future features of each window's horizon.
@@ -172,6 +183,10 @@ class Windowing:
         labelled: Bool = complete & enough.all(axis=1)
         return labelled
 
+    def _blank_before(self, run: Steps) -> Steps:
+        """The context of a run that nothing is known before."""
+        return self.grid.blank(run.first - self.past + 1, self.past - 1)
+
     def _ends(self, steps: Steps) -> Int64:
         """The rows after which a window ends, for `past` - 1 context steps followed by new ones."""
         end = np.arange(self.past, len(steps) + 1)
@@ -212,11 +227,11 @@ def _join(left: Steps, right: Steps) -> Steps:
 
 
 def _last(steps: Steps, count: int) -> Steps:
-    # Copied: a view would keep the whole run in memory.
+    # Copied: a view would keep the whole run in memory. Positions are remembered in `recent_position`, and only there.
     start = len(steps) - count
     return Steps(
         steps.first + start,
         steps.values[start:].copy(),
         steps.observed[start:].copy(),
-        steps.position[start:].copy(),
+        np.broadcast_to(np.int64(NO_POSITION), count),
     )

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -138,11 +138,10 @@ class LiveStream:
             process.kill()
             process.wait(timeout=20)
 
-    def run_to_end(self, *arguments: str) -> dict[str, int]:
+    def run_to_end(self, *arguments: str, timeout_s: float = 90) -> dict[str, int]:
         """Runs the consumer as a process until it has read all there is; its counts."""
-        done = subprocess.run(
-            self.command("--from", "earliest", "--until-end", *arguments), capture_output=True, text=True, timeout=90
-        )
+        command = self.command("--from", "earliest", "--until-end", *arguments)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s)
         assert done.returncode == 0, done.stderr
         counts: dict[str, int] = json.loads(done.stdout)
         return counts
@@ -169,7 +168,7 @@ def live_with(kafka: Kafka, models: Models, tmp_path: Path) -> Iterator[Callable
     made: list[LiveStream] = []
 
     def make(**sections: Any) -> LiveStream:
-        made.append(_live(kafka, models, tmp_path, **sections))
+        made.append(_live(kafka, models, tmp_path, sections))
         return made[-1]
 
     yield make
@@ -183,13 +182,13 @@ def live(live_with: Callable[..., LiveStream]) -> LiveStream:
     return live_with()
 
 
-def _live(kafka: Kafka, models: Models, folder: Path, **sections: Any) -> LiveStream:
+def _live(kafka: Kafka, models: Models, folder: Path, sections: Mapping[str, Any]) -> LiveStream:
     name = f"test-{uuid.uuid4().hex[:12]}"
     settings = {
         "kafka": {"bootstrap_servers": kafka.bootstrap, "input": {"name": f"{name}.events", "partitions": 3}},
         "serving": {"address": models.address, "model": MODEL},
     }
-    spec = _spec(name, **(settings | sections))
+    spec = _spec(name, **(settings | {section: settings.get(section, {}) | own for section, own in sections.items()}))
     document = spec.model_dump(mode="json", exclude_defaults=True)
     spec_file = folder / f"{name}.yaml"
     spec_file.write_text(yaml.safe_dump(document))

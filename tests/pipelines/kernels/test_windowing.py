@@ -208,3 +208,37 @@ def test_digests_tell_windows_apart() -> None:
     assert one != other
     assert window_digests(values[:1], ~seen[:1], future[:1]) != [one]
     assert window_digests(values[:1], seen[:1], future[:1]) == [one]
+
+
+@settings(max_examples=150, deadline=None)
+@given(specs(), logs(), st.integers(0, 12))
+def test_the_wall_clock_closes_what_an_event_would(spec: Spec, log: list[OracleEvent], ahead: int) -> None:
+    """Without changing the state: the windows are those that an event without values at that time would end."""
+    windowing, events = Windowing(spec), as_events([event for event in log if event.key == "x"])
+    state, _, _ = windowing.push(windowing.empty(), events)
+    if state.grid.clock_ms is None:
+        assert windowing.closed_by(state, 1_000) is None
+        return
+    grid = windowing.grid
+    step = int(grid.step_of(np.array([state.grid.clock_ms]))[0]) + ahead
+    clock_ms = grid.start_ms(step) + spec.grid.lateness
+    found = windowing.closed_by(state, clock_ms)
+    if clock_ms <= state.grid.clock_ms:
+        return
+    nothing = Events(np.array([clock_ms]), np.array([10**6]), np.full((1, CARRIED), np.nan))
+    _, runs, _ = windowing.push(state, nothing)
+    wanted = {
+        int(origin): (values.tobytes(), observed.tobytes())
+        for run in runs
+        for origin, values, observed in zip(run.origin_step, run.past_values(), run.past_observed(), strict=True)
+        if origin <= step
+    }
+    got = {}
+    if found is not None:
+        got = {
+            int(origin): (values.tobytes(), observed.tobytes())
+            for origin, values, observed in zip(
+                found.origin_step, found.past_values(), found.past_observed(), strict=True
+            )
+        }
+    assert got == wanted

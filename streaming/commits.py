@@ -1,0 +1,197 @@
+"""Commits: what a batch yields, written to its topics together with the offsets up to which the input is done.
+
+There are two kinds, `Transactions` (exactly once) and `Flushes` (at least once). What can go wrong is of three kinds:
+
+- retriable: the broker is away, a leader moves. kafka-python tries again by itself, within our deadline.
+- abortable: nothing was committed, and the process goes on from its last commit (`Aborted`).
+- fatal: it would go wrong again and again, or another process has this one's place (`BrokerError`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from threading import Event as StopFlag
+from threading import Thread
+from typing import Any, Protocol
+
+from kafka import KafkaProducer, TopicPartition
+from kafka.errors import (
+    AuthorizationError,
+    FencedInstanceIdError,
+    InvalidRecordError,
+    InvalidTimestampError,
+    InvalidTopicError,
+    KafkaError,
+    KafkaTimeoutError,
+    MessageSizeTooLargeError,
+    OffsetMetadataTooLargeError,
+    PolicyViolationError,
+    ProducerFencedError,
+    RecordListTooLargeError,
+    SaslAuthenticationFailedError,
+    UnsupportedForMessageFormatError,
+    UnsupportedVersionError,
+)
+from kafka.structs import OffsetAndMetadata
+
+from schemas.errors import BrokerError
+
+COMMIT_TIMEOUT_S = 30.0
+STOPPING_TIMEOUT_S = 3.0
+"""What a commit may still take once the process has been told to end."""
+CLOSE_TIMEOUT_S = 1.0
+
+# The default of 16 KiB halves the rate of transactions; a new one must not wait long for the last one's markers.
+PRODUCER_SETTINGS: Mapping[str, Any] = {
+    "enable_idempotence": True,
+    "acks": "all",
+    "compression_type": "lz4",
+    "batch_size": 262_144,
+    "max_request_size": 8 * 2**20,
+    "max_block_ms": int(COMMIT_TIMEOUT_S * 1_000),
+    "retry_backoff_ms": 5,
+}
+
+FENCED = (ProducerFencedError, FencedInstanceIdError)
+REFUSED = (
+    AuthorizationError,
+    InvalidRecordError,
+    InvalidTimestampError,
+    InvalidTopicError,
+    MessageSizeTooLargeError,
+    OffsetMetadataTooLargeError,
+    PolicyViolationError,
+    RecordListTooLargeError,
+    SaslAuthenticationFailedError,
+    UnsupportedForMessageFormatError,
+    UnsupportedVersionError,
+)
+"""What a broker refuses today it refuses tomorrow."""
+
+Header = tuple[str, bytes | None]
+Offsets = Mapping[TopicPartition, OffsetAndMetadata]
+
+
+class Aborted(Exception):
+    """A commit did not come to be; the process can go on from its last one.
+
+    `broker_away` tells that waiting is all there is to do.
+    """
+
+    def __init__(self, reason: str, *, broker_away: bool) -> None:
+        super().__init__(reason)
+        self.broker_away = broker_away
+
+
+class Outbox:
+    """Sends the records of one commit, and knows what became of them."""
+
+    def __init__(self, producer: KafkaProducer) -> None:
+        self._producer = producer
+        self._sent: list[Any] = []
+
+    def send(
+        self,
+        topic: str,
+        value: bytes | None,
+        *,
+        key: bytes | None,
+        headers: Sequence[Header] = (),
+        timestamp_ms: int | None = None,
+        partition: int | None = None,
+    ) -> Any:
+        """Sends a record; the future that comes back has its offset after `flush`."""
+        known = [(name, header if header is not None else b"") for name, header in headers]  # a null cannot be sent
+        future = self._producer.send(
+            topic, value, key=key, headers=known, timestamp_ms=timestamp_ms, partition=partition
+        )
+        self._sent.append(future)
+        return future
+
+    def flush(self) -> None:
+        """Waits until the broker has all that was sent.
+
+        Raises:
+          KafkaError: it has not.
+        """
+        self._producer.flush(timeout=COMMIT_TIMEOUT_S)
+        self.check()
+
+    def check(self) -> None:
+        """Looks for records that have failed so far: one that never got as far as a partition fails no transaction.
+
+        Raises:
+          KafkaError: the first one's.
+        """
+        for future in self._sent:
+            if future.failed():
+                raise future.exception
+
+
+Write = Callable[[Outbox], Offsets]
+"""Sends a batch's records, and tells the offsets to be committed with them."""
+
+
+class Commits(Protocol):
+    """How a member of the group commits."""
+
+    def commit(self, write: Write, generation: Any) -> None:
+        """Writes records and commits offsets.
+
+        Args:
+          write: sends the records and tells the offsets.
+          generation: the consumer's group metadata, taken right after the poll that read the records.
+        Raises:
+          Aborted: the offsets were not committed, and this process can go on from its last commit.
+          BrokerError: it cannot.
+        """
+        ...
+
+    def close(self) -> None:
+        """Closes the connection; what is not committed is left to the broker."""
+        ...
+
+
+def refusal(member: str, error: KafkaError) -> BrokerError | None:
+    """What a fatal error is for a person; None of one that is not."""
+    if isinstance(error, FENCED):
+        return BrokerError(
+            f"{member}: another process runs under this member name ({type(error).__name__}), or the broker was away "
+            "for over a minute; give each process of the group its own --member"
+        )
+    if isinstance(error, REFUSED):
+        return BrokerError(f"{member}: the broker refuses what is to be written: {error!r}")
+    return None
+
+
+def is_away(error: KafkaError) -> bool:
+    """Whether an error says no more than that the broker is not there, or not ready."""
+    return bool(error.retriable) or isinstance(error, KafkaTimeoutError)
+
+
+def within_limits(action: Callable[[], None], stopping: StopFlag, name: str) -> None:
+    """Waits for `action`; raises what it raises, or TimeoutError while it goes on in its thread."""
+    done: Future[None] = Future()
+
+    def work() -> None:
+        try:
+            action()
+        except BaseException as exc:
+            done.set_exception(exc)
+        else:
+            done.set_result(None)
+
+    Thread(target=work, daemon=True, name=name).start()
+    give_up = time.monotonic() + COMMIT_TIMEOUT_S
+    while time.monotonic() < give_up:
+        try:
+            return done.result(timeout=0.5)
+        except TimeoutError:
+            if done.done():
+                return done.result()
+            if stopping.is_set():
+                give_up = min(give_up, time.monotonic() + STOPPING_TIMEOUT_S)
+                stopping = StopFlag()  # seen; the time that is left must not begin anew
+    raise TimeoutError

@@ -1,0 +1,81 @@
+"""At least once: what a batch yields is written first, and when the broker has it, the offsets are committed.
+
+A process that dies between the two writes the same records again when it is back: those who read must expect records
+twice, with the same id.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from threading import Event as StopFlag
+from typing import Any
+
+from kafka import KafkaConsumer, KafkaProducer
+from kafka.errors import KafkaError
+
+from schemas.settings_spec import Kafka
+from streaming.commits import (
+    CLOSE_TIMEOUT_S,
+    COMMIT_TIMEOUT_S,
+    PRODUCER_SETTINGS,
+    STOPPING_TIMEOUT_S,
+    Aborted,
+    Offsets,
+    Outbox,
+    Write,
+    is_away,
+    refusal,
+    within_limits,
+)
+from streaming.topics import connect
+
+REQUEST_TIMEOUT_MS = 10_000
+
+
+class Flushes:
+    """Writes records, then commits offsets.
+
+    Args:
+      brokers: as for `connect`.
+      member: this process, for messages.
+      consumer: a member of the group, which commits.
+      stopping: told to end, a commit is given up soon.
+    Raises:
+      BrokerError: no broker answers.
+    """
+
+    def __init__(self, brokers: Kafka | str, member: str, consumer: KafkaConsumer, stopping: StopFlag) -> None:
+        self._member, self._consumer, self._stopping = member, consumer, stopping
+        self._producer = connect(
+            KafkaProducer,
+            brokers,
+            client_id=member,
+            delivery_timeout_ms=int(COMMIT_TIMEOUT_S * 1_000),
+            request_timeout_ms=REQUEST_TIMEOUT_MS,
+            **PRODUCER_SETTINGS,
+        )
+
+    def close(self) -> None:
+        """Closes the connection; what is not flushed is written again by the next process."""
+        with suppress(KafkaError):
+            self._producer.close(timeout=CLOSE_TIMEOUT_S)
+
+    def commit(self, write: Write, generation: Any) -> None:  # noqa: ARG002 (the consumer has its own)
+        """Writes, flushes and commits; see `Commits`."""
+        offsets: Offsets = {}
+
+        def flush() -> None:
+            nonlocal offsets
+            outbox = Outbox(self._producer)
+            offsets = write(outbox)
+            outbox.flush()
+
+        try:
+            within_limits(flush, self._stopping, f"{self._member}-flush")
+            self._consumer.commit(dict(offsets), timeout_ms=int(STOPPING_TIMEOUT_S * 1_000))
+        except TimeoutError as exc:
+            raise Aborted("the broker did not answer in time", broker_away=True) from exc
+        except KafkaError as exc:
+            if fatal := refusal(self._member, exc):
+                raise fatal from exc
+            raise Aborted(repr(exc), broker_away=is_away(exc)) from exc

@@ -1,0 +1,318 @@
+"""Taking over: from where on a partition is read when it is assigned, and what its windows are rebuilt from.
+
+A partition that the group has committed goes on there. Where its windows cannot be had as they were, because the spec's
+windows are others now, the topic has more partitions, or retention has removed events, they are rebuilt from what there
+is, and windows that an event may be missing from are not predicted: they are counted as warming.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Literal, Protocol, cast
+
+from kafka import KafkaConsumer, TopicPartition
+
+from pipelines.kernels.windowing import KeyState, Windowing
+from schemas.errors import InputError
+from schemas.event import EventReader
+from schemas.spec import Spec
+from schemas.units import iso_to_ms
+from streaming.changelog import Changelog
+from streaming.checkpoint import Checkpoint
+from streaming.dead_letters import refused_offsets
+from streaming.partition import UNKNOWN_MS, Partition
+from streaming.restore import REQUEST_TIMEOUT_MS, Reading, replaying
+from streaming.topics import TopicAdmin
+
+Start = Literal["latest", "earliest"] | int
+"""Where a group without commits begins: an end of the topic, or an event time in epoch milliseconds."""
+
+
+def parse_start(text: str) -> Start:
+    """Reads `latest`, `earliest` or an ISO time.
+
+    Raises:
+      InputError: it is none of them.
+    """
+    if text in ("latest", "earliest"):
+        return cast(Start, text)
+    try:
+        return iso_to_ms(text)
+    except ValueError as exc:
+        raise InputError(f"--from: expected latest, earliest or an ISO time, got '{text}'") from exc
+
+
+class Seeds(Protocol):
+    """States of keys from a dataset."""
+
+    def states(self, partition: int, partitions: int, position: int) -> dict[str, KeyState]:
+        """The states of the keys of one of `partitions` partitions.
+
+        Args:
+          partition: its number.
+          partitions: how many the topic has.
+          position: what is to stand for the positions of the events that the states are made of.
+        """
+        ...
+
+
+class Takeover:
+    """Decides how partitions are taken over.
+
+    Args:
+      spec: the stream.
+      windowing: its kernels.
+      consumer: a member of its group.
+      start: where to begin when the group has committed nothing.
+      changelog: where the states of keys are, if they are in a topic.
+      seeds: states from a dataset, if there is one.
+      report: is told, in words, what a person should know.
+    """
+
+    def __init__(
+        self,
+        spec: Spec,
+        windowing: Windowing,
+        consumer: KafkaConsumer,
+        *,
+        start: Start,
+        changelog: Changelog | None,
+        seeds: Seeds | None,
+        report: Callable[[str], None],
+    ) -> None:
+        self._spec, self._windowing, self._consumer = spec, windowing, consumer
+        self._start, self._changelog, self._seeds, self._report = start, changelog, seeds, report
+        self._reader = EventReader(spec)
+        self._topic = spec.topics.input.name
+        self._reach_ms = spec.span_ms + spec.grid.max_disorder
+
+    # --- where ---
+
+    def checkpoints(
+        self, partitions: Sequence[TopicPartition]
+    ) -> tuple[dict[TopicPartition, Checkpoint], set[TopicPartition]]:
+        """Where each of some partitions goes on, and which of them the group has committed nothing of yet.
+
+        Raises:
+          KafkaError: the broker does not answer.
+        """
+        points, begun = {}, set()
+        for tp in partitions:
+            point = self._last_checkpoint(tp)
+            if point is None:
+                begun.add(tp)
+            else:
+                points[tp] = point
+        if begun:
+            points |= self._first_checkpoints(begun)
+        return points, begun
+
+    def _last_checkpoint(self, tp: TopicPartition) -> Checkpoint | None:
+        """What the group has committed, or one of our own making where that cannot be gone on from; None if nothing."""
+        point, offset = self._committed(tp)
+        if offset is None:
+            return None
+        end = self._end(tp)
+        if end < offset:
+            self._report(
+                f"{name(tp)}: the group has committed offset {offset} and the topic ends at {end}: a new topic"
+            )
+            return self._rebuilt(tp, self._beginning(tp), None)
+        if point is not None and point.partitions != self._count():
+            return self._resized(tp, offset, point, self._newest_ms(self._places()))
+        if point is None or point.window_fingerprint != self._spec.window_fingerprint:
+            self._report(
+                f"{name(tp)}: the last commit is of other windows; "
+                f"goes on at offset {offset} with windows rebuilt from the topic"
+            )
+            return self._rebuilt(tp, offset, point.clock_ms if point else None)
+        if point.changelog is not None and self._changelog is None:
+            self._report(f"{name(tp)}: the last commit is of `recovery: changelog`; windows are rebuilt from the topic")
+            return self._rebuilt(tp, offset, point.clock_ms)
+        return point
+
+    def _first_checkpoints(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, Checkpoint]:
+        """Where partitions begin that the group has committed nothing of."""
+        committed = [self._committed(place)[0] for place in self._places() if place not in partitions]
+        former = next((point for point in committed if point is not None and point.partitions != self._count()), None)
+        if former is not None:
+            newest = self._newest_ms(self._places())
+            return {tp: self._resized(tp, self._beginning(tp), former, newest) for tp in partitions}
+        if self._seeds is not None:
+            return {tp: self._seeded(tp, self._first_live_offset(tp)) for tp in partitions}
+        newest = self._newest_ms(partitions) if self._start == "latest" else {}
+        time_ms = self._start if isinstance(self._start, int) else None
+        return {tp: self._rebuilt(tp, self._first_live_offset(tp), newest.get(tp, time_ms)) for tp in partitions}
+
+    def _committed(self, tp: TopicPartition) -> tuple[Checkpoint | None, int | None]:
+        committed = self._consumer.committed(tp, metadata=True, timeout_ms=REQUEST_TIMEOUT_MS)
+        if committed is None:
+            return None, None
+        return Checkpoint.read(committed.offset, committed.metadata), committed.offset
+
+    def _rebuilt(self, tp: TopicPartition, offset: int, time_ms: int | None) -> Checkpoint:
+        """Goes on at `offset`, windows rebuilt from the events that one at `time_ms` can need; from all for None."""
+        first = self._beginning(tp)
+        replay_offset = first
+        if time_ms is not None:
+            replay_offset = self._offset_at(tp, max(time_ms - self._reach_ms, 0), default=offset)
+        replay_offset = min(replay_offset, offset)
+        is_cut = 0 < first == replay_offset
+        return self._checkpoint(offset, replay_offset, UNKNOWN_MS if is_cut else None)
+
+    def _resized(
+        self, tp: TopicPartition, offset: int, point: Checkpoint, newest_ms: Mapping[TopicPartition, int]
+    ) -> Checkpoint:
+        """Keys have moved between partitions: only windows of events that are still to come are surely whole."""
+        self._report(
+            f"{name(tp)}: the topic had {point.partitions} partitions at the last commit and has {self._count()} now: "
+            f"a cold start at offset {offset}; windows are warming until they are whole"
+        )
+        whole_from_ms = max(newest_ms.values(), default=0) + self._spec.grid.max_disorder + 1
+        return self._checkpoint(offset, offset, max(whole_from_ms, point.whole_from_ms or 0))
+
+    def _seeded(self, tp: TopicPartition, offset: int) -> Checkpoint:
+        states = self._states(tp, 0)
+        starts = [self._start_ms(state) for state in states.values()]
+        replay_offset = offset
+        if starts:
+            time_ms = max(min(starts) - self._spec.grid.max_disorder, 0)
+            replay_offset = min(self._offset_at(tp, time_ms, default=offset), offset)
+        joins = len(self._whole_keys(tp, states)) == len(states)
+        whole_from_ms = UNKNOWN_MS if not joins or (not states and self._beginning(tp) > 0) else None
+        return replace(self._checkpoint(offset, replay_offset, whole_from_ms), seeded=bool(states))
+
+    def _checkpoint(self, offset: int, replay_offset: int, whole_from_ms: int | None) -> Checkpoint:
+        return Checkpoint(
+            offset, replay_offset, None, (), self._spec.window_fingerprint, self._count(), whole_from_ms=whole_from_ms
+        )
+
+    # --- from what ---
+
+    def reading(self, tp: TopicPartition, checkpoint: Checkpoint) -> Reading:
+        """What is to be read so that the partition is as it was at its checkpoint."""
+        if checkpoint.changelog is not None and self._changelog is not None:
+            return self._reading_of_rows(tp, checkpoint, self._changelog)
+        first = self._beginning(tp)
+        whole_from_ms = checkpoint.whole_from_ms
+        if first > checkpoint.replay_offset:
+            whole_from_ms = UNKNOWN_MS
+            lost = f", and events up to it were not predicted: {first - checkpoint.offset} at most"
+            self._report(
+                f"{name(tp)}: retention has removed offsets {checkpoint.replay_offset} to {first}, which windows still "
+                f"need: windows are warming until they are whole{lost if first > checkpoint.offset else ''}"
+            )
+        states = self._states(tp, checkpoint.replay_offset) if checkpoint.seeded else {}
+        if checkpoint.seeded and not states:
+            whole_from_ms = UNKNOWN_MS
+            self._report(
+                f"{name(tp)}: windows came from a dataset and are not all in the topic yet: "
+                "give it again with --warm-from; until then they are warming"
+            )
+        refused: Collection[int] | None = checkpoint.refused
+        if refused is None:
+            refused = refused_offsets(self._spec, tp.partition, range(checkpoint.replay_offset, checkpoint.offset))
+        partition = Partition(
+            self._spec,
+            self._windowing,
+            self._reader,
+            name=name(tp),
+            partitions=checkpoint.partitions,
+            start_offset=max(checkpoint.replay_offset, first),
+            live_from=max(checkpoint.offset, first),
+            clock_ms=checkpoint.clock_ms,
+            refused=frozenset(refused),
+            whole_from_ms=whole_from_ms,
+            keys=states,
+            seeded=bool(states),
+            whole_keys=self._whole_keys(tp, states),
+            has_changelog=self._changelog is not None,
+        )
+        behind = partition.live_from - partition.next_offset
+        self._report(f"{partition.name}: live from offset {partition.live_from}, {behind} before it to warm windows")
+        return replaying(tp, partition)
+
+    def _reading_of_rows(self, tp: TopicPartition, checkpoint: Checkpoint, changelog: Changelog) -> Reading:
+        assert checkpoint.changelog is not None
+        rows, place = changelog.reader(tp, checkpoint), changelog.place(tp)
+
+        def finish() -> Partition:
+            states = rows.states()
+            self._report(f"{name(tp)}: live from offset {checkpoint.offset}, {len(states)} keys from the changelog")
+            return Partition(
+                self._spec,
+                self._windowing,
+                self._reader,
+                name=name(tp),
+                partitions=checkpoint.partitions,
+                start_offset=checkpoint.offset,
+                live_from=checkpoint.offset,
+                clock_ms=checkpoint.clock_ms,
+                whole_from_ms=checkpoint.whole_from_ms,
+                keys=states,
+                whole_keys=self._whole_keys(tp, self._states(tp, 0)),
+                has_changelog=True,
+            )
+
+        return Reading(place, self._beginning(place), checkpoint.changelog, rows.take, finish)
+
+    # --- seeds ---
+
+    def _states(self, tp: TopicPartition, position: int) -> dict[str, KeyState]:
+        return {} if self._seeds is None else self._seeds.states(tp.partition, self._count(), position)
+
+    def _start_ms(self, state: KeyState) -> int:
+        """From when on a seeded key needs events from the topic."""
+        assert state.grid.next is not None
+        return self._windowing.grid.start_ms(state.grid.next)
+
+    def _whole_keys(self, tp: TopicPartition, states: Mapping[str, KeyState]) -> frozenset[str]:
+        """The seeded keys that the topic goes on with where the dataset ends.
+
+        It must reach back to the key's first step that is not in the dataset, or into it where there is one event a
+        step.
+        """
+        if not states:
+            return frozenset()
+        first = self._consumer.offsets_for_times({tp: 0}, timeout_ms=REQUEST_TIMEOUT_MS)[tp]
+        if first is None:
+            return frozenset()
+        slack_ms = self._spec.grid.step - 1 if self._spec.grid.regular else 0
+        return frozenset(key for key, state in states.items() if first.timestamp <= self._start_ms(state) + slack_ms)
+
+    # --- the topic ---
+
+    def _count(self) -> int:
+        return len(self._consumer.partitions_for_topic(self._topic) or ())
+
+    def _places(self) -> list[TopicPartition]:
+        return [TopicPartition(self._topic, number) for number in range(self._count())]
+
+    def _first_live_offset(self, tp: TopicPartition) -> int:
+        if self._start == "latest":
+            return self._end(tp)
+        if self._start == "earliest":
+            return self._beginning(tp)
+        return self._offset_at(tp, self._start, default=self._end(tp))
+
+    def _newest_ms(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+        """The greatest record time of each partition that holds a record."""
+        with TopicAdmin(self._spec.kafka) as admin:
+            found = {tp: admin.newest_ms(tp.topic, tp.partition) for tp in partitions}
+        return {tp: time_ms for tp, time_ms in found.items() if time_ms is not None}
+
+    def _offset_at(self, tp: TopicPartition, time_ms: int, *, default: int) -> int:
+        found = self._consumer.offsets_for_times({tp: time_ms}, timeout_ms=REQUEST_TIMEOUT_MS)[tp]
+        return default if found is None else int(found.offset)
+
+    def _beginning(self, tp: TopicPartition) -> int:
+        return int(self._consumer.beginning_offsets([tp], timeout_ms=REQUEST_TIMEOUT_MS)[tp])
+
+    def _end(self, tp: TopicPartition) -> int:
+        return int(self._consumer.end_offsets([tp], timeout_ms=REQUEST_TIMEOUT_MS)[tp])
+
+
+def name(tp: TopicPartition) -> str:
+    """`topic[partition]`."""
+    return f"{tp.topic}[{tp.partition}]"
