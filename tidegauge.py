@@ -196,6 +196,30 @@ def evaluate(
     )
 
 
+@app.command(context_settings={"allow_extra_args": True})
+def backtest(
+    context: typer.Context,
+    spec: SpecFile,
+    inputs: Inputs,
+    output: Annotated[Path, typer.Option("--output", help="A folder for the folds; one that was stopped goes on.")],
+    as_json: AsJson = False,
+) -> None:
+    """Train and measure the spec's model at rolling origins, fold by fold (Beam's own options go after `--`)."""
+    _import_tensorflow()
+    from flows.backtest import backtest as run
+    from schemas.spec import load_spec
+
+    found = run(
+        load_spec(spec),
+        inputs=inputs,
+        output=output,
+        beam_args=context.args,
+        report=_reporter(as_json),
+        quiet=as_json,
+    )
+    _show(found.document(), as_json, found.lines)
+
+
 @app.command()
 def push(
     run: Annotated[Path, typer.Option("--run", help="A run folder of `train`.")],

@@ -14,14 +14,14 @@ from schemas.dataset import DatasetFolder
 from schemas.spec import Spec, parse_spec
 from tests.models.datasets import Series, lay_dataset
 
-_KERAS_ON_NUMPY_2 = "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
+KERAS_ON_NUMPY_2 = "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
 HOUR_MS = 3_600_000
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.filterwarnings(_KERAS_ON_NUMPY_2))
+            item.add_marker(pytest.mark.filterwarnings(KERAS_ON_NUMPY_2))
 
 
 def easy_spec(**sections: Any) -> Spec:
