@@ -24,7 +24,7 @@ import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
-from models.forecaster import input_forms
+from models.forms import input_forms
 from models.reader import windows
 from models.scaling import SCALINGS, Cells, Constants
 from pipelines.kernels.metrics import central_intervals

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.forecaster import input_forms
+from models.forms import input_forms
 from models.objective import add_deviation
 from models.reader import windows
 from models.scales import seasonal_scales

@@ -27,7 +27,9 @@ from numpy.typing import NDArray
 
 from models.calibration import Calibration, calibrated
 from models.families import FAMILIES
-from models.forecaster import TensorForm, build_forecaster, input_forms
+from models.fitting import State
+from models.forecaster import build_forecaster
+from models.forms import TensorForm, input_forms
 from models.saved_model import DEFAULT_SIGNATURE, EXAMPLES_SIGNATURE, traced, tracked, write_saved_model
 from models.scaling import Constants, KeyRows
 from schemas.dataset import Statistics
@@ -44,6 +46,7 @@ def export(
     to: str | os.PathLike[str],
     lineage: Mapping[str, Any],
     calibration: Calibration | None = None,
+    state: State | None = None,
 ) -> None:
     """Writes a SavedModel, whole or not at all.
 
@@ -54,12 +57,13 @@ def export(
       to: the folder to write; it must not exist.
       lineage: JSON values for the export's record: what it was made of, and how good it is.
       calibration: of its quantiles.
+      state: as `models.forecaster.build_forecaster` takes it.
     Raises:
       ModelError: the spec has no model.
     """
     forms = input_forms(spec)
     # Built anew for export: a model built for training may hold operations that only its device has.
-    model = build_forecaster(spec, statistics, portable=True)
+    model = build_forecaster(spec, statistics, portable=True, state=state)
     model.set_weights(weights)
     models = {DEFAULT_SIGNATURE: model, **_of_family(spec, statistics, model)}
     if calibration is not None:

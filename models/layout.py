@@ -8,6 +8,7 @@
 | `learning_curve.png` | losses by epoch |
 | `logs/` | TensorBoard |
 | `model.weights.h5` | the best epoch's weights |
+| `state.npz` | of a family that is fitted without descent: the numbers that its model is built of |
 | `statistics.json` | the dataset's: with them, the spec and the weights `models.stored` makes the model again |
 | `checkpoint.npz` | while the run is not complete: what `train --resume` goes on from |
 | `export/` | the SavedModel that `models.registry.push` publishes |
@@ -24,6 +25,7 @@ REPORT_FILE = "report.html"
 CURVE_FILE = "learning_curve.png"
 LOGS_FOLDER = "logs"
 WEIGHTS_FILE = "model.weights.h5"
+STATE_FILE = "state.npz"
 STATISTICS_FILE = "statistics.json"
 CHECKPOINT_FILE = "checkpoint.npz"
 EXPORT_FOLDER = "export"

@@ -14,7 +14,7 @@ import tensorflow as tf
 from keras import ops
 
 from models.descent import Cost, Objective
-from models.forecaster import input_forms
+from models.forms import input_forms
 from models.scaling import Constants, KeyRows
 from schemas.spec import Spec
 

@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from models import layout
+from models.fitting import State, read_state, write_state
 from models.forecaster import build_forecaster
 from schemas.dataset import Statistics
 from schemas.errors import ModelError
@@ -28,10 +29,14 @@ class Stored:
     spec: Spec
     statistics: Statistics
     model: Any
+    state: State | None
+    """Of a family that is fitted without descent."""
 
 
-def save(run: Path, statistics: Statistics, model: Any) -> None:
+def save(run: Path, statistics: Statistics, model: Any, state: State | None = None) -> None:
     """Keeps a trained model in its run's folder, where `run.json` has its spec already."""
+    if state is not None:
+        write_state(run / layout.STATE_FILE, state)
     (run / layout.STATISTICS_FILE).write_text(statistics.model_dump_json() + "\n", encoding="utf-8")
     # By a rename, so that weights are there whole or not at all.
     unfinished = run / f".unfinished-{layout.WEIGHTS_FILE}"
@@ -52,8 +57,10 @@ def load(run: str | os.PathLike[str], *, portable: bool = False) -> Stored:
     try:
         spec = parse_spec(json.loads((folder / layout.RUN_FILE).read_bytes())["spec"], where=str(folder))
         statistics = Statistics.model_validate_json((folder / layout.STATISTICS_FILE).read_bytes())
-        model = build_forecaster(spec, statistics, portable=portable)
+        kept = folder / layout.STATE_FILE
+        state = read_state(kept) if kept.exists() else None
+        model = build_forecaster(spec, statistics, portable=portable, state=state)
         model.load_weights(folder / layout.WEIGHTS_FILE)
     except (OSError, ValueError, KeyError, TypeError, ValidationError) as exc:
         raise ModelError(f"{folder}: expected the folder of a complete run, with its model: {exc}") from exc
-    return Stored(spec, statistics, model)
+    return Stored(spec, statistics, model, state)

@@ -19,6 +19,8 @@ from models.descent import CHECKPOINT_SECONDS, Descent, Feed, descend
 from models.evaluation import evaluate_forecasts, evaluate_persistence, forecast_of
 from models.export import export
 from models.exported import write_evaluation
+from models.families import FAMILIES
+from models.families.family import FittedFamily
 from models.forecaster import build_forecaster
 from models.reader import batches_of, windows
 from models.run_folder import check_file, open_run, write_json
@@ -36,7 +38,7 @@ class RunSummary:
 
     `mae` and `mae_persistence` are on the test split, by target, in its unit (None where nothing was observed); `skill`
     is 1 - MAE / MAE of persistence over all targets in standardised units (None where persistence is without error).
-    `windows` counts each split's.
+    `windows` counts each split's. A family that is fitted without descent has no epochs.
     """
 
     run: str
@@ -87,9 +89,15 @@ def train(
     begun = open_run(run, record, resume=resume)
     if "outcome" in begun:
         return RunSummary(**begun["outcome"])
-    descent = _fit(spec, folder, run, Console(stderr=True, quiet=quiet), checkpoint_seconds)
-    model = stored.load(run).model
-    calibration = None
+    console = Console(stderr=True, quiet=quiet)
+    family = FAMILIES[spec.model.family]
+    if isinstance(family, FittedFamily):
+        begun |= {"fit": _fit(family, spec, folder, run, console)}
+        descent = Descent([], 0)
+    else:
+        descent = _descend(spec, folder, run, console, checkpoint_seconds)
+    kept = stored.load(run)
+    model, calibration = kept.model, None
     if needs_calibration(spec):
         calibration = calibrate(spec, folder.statistics, folder, model)
         model = calibrated(spec, folder.statistics, model, calibration)
@@ -100,8 +108,9 @@ def train(
     export(
         spec,
         folder.statistics,
-        model.get_weights(),
+        kept.model.get_weights(),
         to=run / layout.EXPORT_FOLDER,
+        state=kept.state,
         lineage={name: part for name, part in begun.items() if name != "spec"} | {"metrics": metrics},
         calibration=calibration,
     )
@@ -117,7 +126,7 @@ def train(
         skill=metrics["standardised"]["skill"],
     )
     write_json(run / layout.RUN_FILE, begun | {"outcome": asdict(summary)})
-    (run / layout.CHECKPOINT_FILE).unlink()
+    (run / layout.CHECKPOINT_FILE).unlink(missing_ok=True)
     return summary
 
 
@@ -134,7 +143,15 @@ def _open_dataset(spec: Spec, data: str | os.PathLike[str]) -> DatasetFolder:
     return folder
 
 
-def _fit(spec: Spec, folder: DatasetFolder, run: Path, console: Console, checkpoint_seconds: float) -> Descent:
+def _fit(family: FittedFamily, spec: Spec, folder: DatasetFolder, run: Path, console: Console) -> dict[str, Any]:
+    """Fits a model without descent and keeps it in the run's folder; returns what is worth knowing of it."""
+    fitted = family.fit(spec, folder)
+    console.print(f"fitted: {fitted.summary}", highlight=False)
+    stored.save(run, folder.statistics, build_forecaster(spec, folder.statistics, state=fitted.state), fitted.state)
+    return fitted.report
+
+
+def _descend(spec: Spec, folder: DatasetFolder, run: Path, console: Console, checkpoint_seconds: float) -> Descent:
     """Trains until the validation loss no longer falls, and keeps the best epoch's model in the run's folder."""
     options = spec.training
     keras.utils.set_random_seed(options.seed)

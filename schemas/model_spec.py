@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from schemas.section import Count, Section
+from schemas.units import DURATION_PATTERN, format_duration, parse_duration_ms
 
 Activation = Literal["relu", "leaky_relu", "sigmoid", "tanh", "gelu"]
 Dropout = Annotated[float, Field(ge=0, lt=1)]
@@ -17,6 +18,27 @@ def _levels_around_the_median(levels: tuple[float, ...]) -> tuple[float, ...]:
     if levels and (0.5 not in levels or sorted(set(levels)) != list(levels) or not 0 < levels[0] <= levels[-1] < 1):
         raise ValueError("expected rising levels between 0 and 1 with 0.5 among them, whose quantile is the forecast")
     return levels
+
+
+Steps = Annotated[tuple[Count, ...], Field(strict=False)]
+"""Numbers of steps."""
+
+Season = Count | Annotated[str, Field(pattern=DURATION_PATTERN)]
+"""The length of a season, in steps or as a duration such as 1d."""
+
+
+def season_steps(season: Season, step_ms: int) -> int:
+    """A season in steps of so many milliseconds.
+
+    Raises:
+      ValueError: it is not a whole number of steps, or none.
+    """
+    if isinstance(season, int):
+        return season
+    steps, rest = divmod(parse_duration_ms(season), step_ms)
+    if rest or not steps:
+        raise ValueError(f"a season must be a whole number of steps ({format_duration(step_ms)}), got {season}")
+    return steps
 
 
 class ForecastModel(Section):
@@ -38,6 +60,10 @@ class ForecastModel(Section):
     def on_absolute_steps(self) -> bool:
         """Whether the model must be told the number of each window's first step."""
         return False
+
+    def reaches(self, step_ms: int) -> dict[str, int]:  # noqa: ARG002
+        """How many steps before the origin its fields ask for, by field; at most those of a window's past."""
+        return {}
 
 
 class MlpModel(ForecastModel):
@@ -167,8 +193,99 @@ class HierarchicalModel(ForecastModel):
         return self.cacheable
 
 
+class FittedModel(ForecastModel):
+    """What the families share that are fitted without descent."""
+
+    @model_validator(mode="after")
+    def _nothing_for_descent(self) -> Self:
+        if self.reversible or self.quantiles:
+            raise ValueError("a family that is fitted without descent has neither 'reversible' nor 'quantiles'")
+        return self
+
+
+class PersistenceModel(FittedModel):
+    """The last observed value, repeated."""
+
+    family: Literal["persistence"]
+
+
+class SeasonalModel(FittedModel):
+    """The last observed value of the same phase of the season, repeated."""
+
+    family: Literal["seasonal"]
+    season: Season
+    """In steps (24), or as a duration (1d)."""
+
+    def reaches(self, step_ms: int) -> dict[str, int]:
+        """How far back it looks."""
+        return {"season": season_steps(self.season, step_ms)}
+
+
+class LinearModel(FittedModel):
+    """A linear map by least squares with a ridge; what it leaves open is chosen on the validation split."""
+
+    family: Literal["linear"]
+    channels: Literal["together", "independent"] = "independent"
+    weights: Literal["auto", "shared", "per_channel"] = "auto"
+    """Of independent channels: whether they share one map or each has its own."""
+    look_back: Steps = ()
+    """How many steps before the origin it sees, or several to choose from; the whole past when left out."""
+    strengths: Annotated[tuple[Annotated[float, Field(ge=0)], ...], Field(strict=False, min_length=1)] = (
+        0.001,
+        0.01,
+        0.1,
+        0.3,
+        1.0,
+        3.0,
+        10.0,
+    )
+    """Ridge penalties to choose from, relative to the mean square of an input."""
+
+    def reaches(self, step_ms: int) -> dict[str, int]:  # noqa: ARG002
+        """How far back it looks."""
+        return {"look_back": max(self.look_back, default=0)}
+
+
+class ForestModel(FittedModel):
+    """Random forest on features of the window: lags, and over spans the mean, least, greatest and slope."""
+
+    family: Literal["forest"]
+    trees: Count = 100
+    depth: Count = 16
+    min_leaf: Count = 5
+    """Rows that a leaf has at least."""
+    bagging: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Rows that each tree draws, with replacement, relative to all; the others measure its out-of-bag error."""
+    feature_share: Annotated[float, Field(gt=0, le=1)] = 0.33
+    """Share of the features that each split draws to choose from."""
+    rows: Count = 100_000
+    """About so many pairs of a window and a step of its horizon are drawn for training."""
+    lags: Steps = ()
+    """Steps before the origin whose values are features; powers of 2 when left out."""
+    spans: Steps = ()
+    """Lengths of the stretches before the origin that are summed up; powers of 4 and the whole past when left out."""
+    season: Season | None = None
+    """Makes the last observed value of the coming step's phase a feature; in steps (24), or as a duration (1d)."""
+    op: Literal["plain", "ydf"] = "plain"
+    """What the exported trees are: operations of any TensorFlow, or ydf's own, which a server must have linked."""
+
+    def reaches(self, step_ms: int) -> dict[str, int]:
+        """How far back it looks."""
+        far = {"lags": max(self.lags, default=0), "spans": max(self.spans, default=0)}
+        return far if self.season is None else far | {"season": season_steps(self.season, step_ms)}
+
+
 ModelSection = Annotated[
-    MlpModel | RnnModel | LstmModel | AttentionModel | CnnModel | HierarchicalModel,
+    MlpModel
+    | RnnModel
+    | LstmModel
+    | AttentionModel
+    | CnnModel
+    | HierarchicalModel
+    | PersistenceModel
+    | SeasonalModel
+    | LinearModel
+    | ForestModel,
     Field(discriminator="family"),
 ]
 """The model of a spec: one section for each family."""

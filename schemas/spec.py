@@ -93,6 +93,13 @@ class Spec(Section):
         guess = 7 if step == day else day // step if step < day and day % step == 0 else 1
         return self.evaluation.season or guess
 
+    @model_validator(mode="after")
+    def _model_sees_the_past(self) -> Self:
+        for name, steps in ({} if self.model is None else self.model.reaches(self.grid.step)).items():
+            if steps > self.window.past:
+                raise ValueError(f"model.{name} must be at most window.past ({self.window.past}) steps, got {steps}")
+        return self
+
     @cached_property
     def span_ms(self) -> int:
         """A key that is silent for so long starts anew: nothing that its windows could still need is left."""

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 
 _UNITS_MS = {"ms": 1, "s": 1_000, "m": 60_000, "min": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
 _DURATION = re.compile(r"(\d+)\s*(ms|s|min|m|h|d|w)")
-_DURATION_PATTERN = r"^\d+\s*(ms|s|min|m|h|d|w)$"
+DURATION_PATTERN = r"^\d+\s*(ms|s|min|m|h|d|w)$"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -74,7 +74,7 @@ DurationMs = Annotated[
     int,
     BeforeValidator(parse_duration_ms),
     PlainSerializer(format_duration, when_used="json"),
-    WithJsonSchema({"type": "string", "pattern": _DURATION_PATTERN, "examples": ["15min", "1h"]}),
+    WithJsonSchema({"type": "string", "pattern": DURATION_PATTERN, "examples": ["15min", "1h"]}),
 ]
 """A duration: written `1h` in YAML, an int of milliseconds in code."""
 

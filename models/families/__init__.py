@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
-from models.families import attention, cnn, hierarchical, lstm, mlp, rnn
-from models.families.family import Family
+from models.families import (
+    attention,
+    cnn,
+    forest,
+    hierarchical,
+    linear,
+    lstm,
+    mlp,
+    persistence,
+    rnn,
+    seasonal,
+)
+from models.families.family import Family, FittedFamily
 
-FAMILIES: dict[str, Family] = {
+FAMILIES: dict[str, Family | FittedFamily] = {
     "mlp": Family(mlp.build),
     "rnn": Family(rnn.build),
     "lstm": Family(lstm.build),
     "attention": Family(attention.build, attention.signatures),
     "cnn": Family(cnn.build),
     "hierarchical": Family(hierarchical.build, hierarchical.signatures),
+    "persistence": FittedFamily(persistence.build, persistence.fit),
+    "seasonal": FittedFamily(seasonal.build, seasonal.fit),
+    "linear": FittedFamily(linear.build, linear.fit),
+    "forest": FittedFamily(forest.build, forest.fit),
 }

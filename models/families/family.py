@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from models.fitting import Fitted, State
 from models.scaling import Constants
 from models.window import EncodedWindow
+from schemas.dataset import DatasetFolder
 from schemas.spec import Spec
 
 
@@ -38,9 +40,37 @@ class Signatures(Protocol):
         """Builds the signatures."""
 
 
+class BuildFitted(Protocol):
+    """How a fitted family is built into a model: as `Build`, of the numbers that its `Fit` found."""
+
+    def __call__(self, options: Any, window: EncodedWindow, *, portable: bool, state: State) -> Any:
+        """Builds the family's part of the graph."""
+
+
+class Fit(Protocol):
+    """How a family is fitted that needs no descent.
+
+    It is a function of a spec with a model of the family, and a dataset of the spec's windows with a train and a
+    validation split. It raises `ModelError` where they do not go together.
+    """
+
+    def __call__(self, spec: Spec, folder: DatasetFolder) -> Fitted:
+        """Finds the numbers."""
+
+
+@dataclass(frozen=True, slots=True)
+class FittedFamily:
+    """A family whose numbers are not found by descent."""
+
+    build: BuildFitted
+    fit: Fit
+    signatures: Signatures | None = None
+    refuses: frozenset[str] = frozenset()
+
+
 @dataclass(frozen=True, slots=True)
 class Family:
-    """A family; `refuses` are the roles of features that it cannot take."""
+    """A family that is trained by descent; `refuses` are the roles of features that it cannot take."""
 
     build: Build
     signatures: Signatures | None = None

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.forecaster import build_forecaster, input_forms
+from models.forecaster import build_forecaster
+from models.forms import input_forms
 from schemas.dataset import Moments, Statistics
 from schemas.spec import Spec
 from tests.specs import tiny_spec

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from models.forecaster import build_forecaster, input_forms
+from models.forecaster import build_forecaster
+from models.forms import input_forms
 from models.scaling import SCALINGS, Cells, Constants
 from schemas.dataset import Moments, Statistics
 from schemas.errors import ModelError

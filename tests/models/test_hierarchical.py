@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from models.export import export
 from models.families import hierarchical
-from models.forecaster import build_forecaster, input_forms
+from models.forecaster import build_forecaster
+from models.forms import input_forms
 from models.scaling import Constants
 from pipelines.kernels.long_context import SummaryCache
 from schemas.errors import SpecError

@@ -20,7 +20,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from models import layout, stored
 from models.checkpoint import Checkpoint
 from models.evaluation import evaluate_model
-from models.forecaster import build_forecaster, input_forms
+from models.forecaster import build_forecaster
+from models.forms import input_forms
 from models.progress import EpochLines
 from models.reader import windows
 from models.train import train

@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 
 from models import stored
 from models.calibration import conformal_offsets
-from models.forecaster import input_forms
+from models.forms import input_forms
 from models.reader import windows
 from models.train import train
 from pipelines.ingest import ingest

@@ -11,7 +11,8 @@ import pytest
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from models.forecaster import build_forecaster, input_forms
+from models.forecaster import build_forecaster
+from models.forms import input_forms
 from models.saved_model import traced
 from schemas.spec import Spec
 from tests.models.test_encoding import (
