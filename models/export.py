@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from models.calibration import Calibration, calibrated
 from models.families import FAMILIES
+from models.families.forest import YdfForest
 from models.fitting import State
 from models.forecaster import build_forecaster
 from models.forms import TensorForm, input_forms
@@ -72,10 +73,12 @@ def export(
             for name, inner in models.items()
             if "mean" in inner.output
         }
-    tables = (layer.table for inner in models.values() for layer in inner.layers if isinstance(layer, KeyRows))
+    layers = [layer for inner in models.values() for layer in inner.layers]
+    tables = [layer.table for layer in layers if isinstance(layer, KeyRows)]
+    forests = [forest for layer in layers if isinstance(layer, YdfForest) for forest in layer.resources]
     write_saved_model(
         spec,
-        tracked(model.variables, tables),
+        tracked(model.variables, [*tables, *forests]),
         {
             **{name: _signature(inner) for name, inner in models.items()},
             EXAMPLES_SIGNATURE: _examples_signature(models[DEFAULT_SIGNATURE], forms),

@@ -10,8 +10,12 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
+import tempfile
+import weakref
 from typing import Any
 
+import keras
 import numpy as np
 from keras import ops
 from numpy.typing import NDArray
@@ -32,15 +36,50 @@ _NUMBER = re.compile(r"\d+")
 def build(options: ForestModel, window: EncodedWindow, *, portable: bool, state: State) -> Any:  # noqa: ARG001
     """Builds the family; see `models.families.family`.
 
-    `state` has the arrays of `models.trees.FlatForest`, `season`, int32 (), 0 for none, and `waves`, int32 ().
+    `state` has the arrays of `models.trees.FlatForest`; `season`, int32 (), 0 for none; `waves`, int32 (): how many of
+    the first channels of the future are calendar phases; and where ydf's operation is wanted `ydf`, uint8, its models
+    end to end, and `ydf_sizes`, int64 (output,).
     """
     once, each = _features(options, window, int(state["season"]), int(state["waves"]))
     once = ops.repeat(once, window.horizon, axis=0)
     rows = ops.concatenate((once, ops.reshape(each, (-1, each.shape[-1]))), axis=-1)
-    numbers = Numbers({name: state[name] for name in ("nodes", "thresholds", "values", "roots")}, name="forest")(rows)
-    leaves = traverse(numbers, rows, int(state["depth"]))
-    forecast = ops.mean(ops.reshape(leaves, (-1, window.width, options.trees)), axis=-1)
-    return ops.reshape(forecast, (-1, window.horizon, window.width))
+    forest = YdfForest(state) if options.op == "ydf" else Forest(state, window.width)
+    return ops.reshape(forest(rows), (-1, window.horizon, window.width))
+
+
+class Forest(Numbers):
+    """A forest for each output, of plain operations: features float32 (row, feature) -> (row, output)."""
+
+    def __init__(self, state: State, outputs: int) -> None:
+        super().__init__({name: state[name] for name in ("nodes", "thresholds", "values", "roots")}, name="forest")
+        self._outputs, self._trees, self._depth = outputs, len(state["roots"]) // outputs, int(state["depth"])
+
+    def call(self, inputs: Any) -> Any:
+        """The mean of each output's trees."""
+        leaves = traverse(super().call(inputs), inputs, self._depth)
+        return ops.mean(ops.reshape(leaves, (-1, self._outputs, self._trees)), axis=-1)
+
+
+class YdfForest(keras.layers.Layer):  # type: ignore[misc]
+    """The same by ydf's own operation. `resources` are what a SavedModel of it must track."""
+
+    def __init__(self, state: State) -> None:
+        import ydf
+        import ydf_tf  # noqa: F401  (registers the operation)
+
+        super().__init__(name="forest", trainable=False, dtype="float32")
+        files = tempfile.mkdtemp(prefix="tidegauge-forest-")  # a SavedModel copies them
+        weakref.finalize(self, shutil.rmtree, files, ignore_errors=True)
+        forests = np.split(state["ydf"], np.cumsum(state["ydf_sizes"])[:-1])
+        self.resources = [ydf.deserialize_model(forest.tobytes()).to_tensorflow_function(files) for forest in forests]
+
+    def call(self, inputs: Any) -> Any:
+        """What each forest predicts."""
+        return ops.stack([forest.call({"input": inputs}) for forest in self.resources], axis=-1)
+
+    def compute_output_shape(self, shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """(row, output)."""
+        return (*shape[:-1], len(self.resources))
 
 
 def fit(spec: Spec, folder: DatasetFolder) -> Fitted:
@@ -51,13 +90,14 @@ def fit(spec: Spec, folder: DatasetFolder) -> Fitted:
     season = 0 if options.season is None else season_steps(options.season, spec.grid.step)
     waves = 2 * sum(feature.calendar is not None for feature in spec.stream.features)
     features, outputs, observed = _rows(spec, options, folder, season, waves)
-    forest, reports = FlatForest(), []
+    forest, reports, kept = FlatForest(), [], []
     for column in range(outputs.shape[1]):
         known = observed[:, column]
         model = _train(options, features[known], outputs[known, column], spec.training.seed)
         ours = {feature.column_idx: int(_NUMBER.findall(feature.name)[0]) for feature in model.input_features()}
         for tree in model.iter_trees():
             forest.add(tree, ours)
+        kept.append(np.frombuffer(model.serialize(), np.uint8))
         rmse = float(model.self_evaluation().rmse)
         explained = 1 - rmse**2 / float(np.var(outputs[known, column], dtype=np.float64))
         reports.append({"rows": int(known.sum()), "out_of_bag_rmse": rmse, "out_of_bag_explained": explained})
@@ -74,6 +114,8 @@ def fit(spec: Spec, folder: DatasetFolder) -> Fitted:
         for name, part in report["forests"].items()
     )
     state = {**arrays, "season": np.array(season, np.int32), "waves": np.array(waves, np.int32)}
+    if options.op == "ydf":
+        state |= {"ydf": np.concatenate(kept), "ydf_sizes": np.array([len(forest) for forest in kept])}
     return Fitted(state, report, f"{len(arrays['nodes'])} nodes; out of bag, in deviations: {scores}")
 
 

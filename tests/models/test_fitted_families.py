@@ -143,6 +143,17 @@ def test_trained_kept_and_exported_like_every_family(
     np.testing.assert_allclose(answer["mean"], kept, rtol=1e-5)
 
 
+def test_ydfs_own_operation_predicts_what_the_plain_ones_do(easy_dataset: DatasetFolder, tmp_path: Path) -> None:
+    spec = easy_spec(model=_FOREST | {"op": "ydf"})
+    train(spec, data=easy_dataset.path, output=tmp_path / "run", quiet=True)
+    served = tf.saved_model.load(str(tmp_path / "run" / "export")).signatures["serving_default"]
+    batch = _batch(easy_dataset)
+    answer = served(**{name: tf.constant(batch[name]) for name in input_forms(spec)})["mean"]
+    plain = _forecast(easy_spec(model=_FOREST), easy_dataset, batch)
+    np.testing.assert_allclose(answer, plain, rtol=1e-5)
+    assert any("SimpleML" in node.op for node in served.graph.as_graph_def().node)
+
+
 def test_a_fitted_family_is_not_built_of_nothing(easy_dataset: DatasetFolder) -> None:
     with pytest.raises(ModelError, match="'linear' is built of what fitting found"):
         build_forecaster(easy_spec(model={"family": "linear"}), easy_dataset.statistics)
