@@ -151,7 +151,8 @@ def test_ydfs_own_operation_predicts_what_the_plain_ones_do(easy_dataset: Datase
     answer = served(**{name: tf.constant(batch[name]) for name in input_forms(spec)})["mean"]
     plain = _forecast(easy_spec(model=_FOREST), easy_dataset, batch)
     np.testing.assert_allclose(answer, plain, rtol=1e-5)
-    assert any("SimpleML" in node.op for node in served.graph.as_graph_def().node)
+    functions = served.graph.as_graph_def().library.function
+    assert any(node.op.startswith("SimpleML") for function in functions for node in function.node_def)
 
 
 def test_a_fitted_family_is_not_built_of_nothing(easy_dataset: DatasetFolder) -> None:
