@@ -11,14 +11,18 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from schemas.errors import TidegaugeError
+
+if TYPE_CHECKING:
+    from streaming.live_status import LiveStatus
 
 app = typer.Typer(
     name="tidegauge",
@@ -352,6 +356,9 @@ def stream(
     processes: Annotated[int, typer.Option(min=1, help="So many members: 0, 1, ..., or MEMBER-0 and so on.")] = 1,
     until_end: Annotated[bool, typer.Option("--until-end", help="Stop at the end that the topic has now.")] = False,
     wait: Annotated[float, typer.Option(help="Seconds to wait for the model server.")] = 10.0,
+    metrics_port: Annotated[
+        int | None, typer.Option("--metrics-port", help="Serve /metrics, /healthz and /readyz here; 0 for a free port.")
+    ] = None,
     progress: Annotated[bool, typer.Option("--progress", help="With --json, still say what happens.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -376,6 +383,7 @@ def stream(
         counts = run_members(command, names, stopping=stopping, report=report)
     else:
         from streaming.consumer import StreamConsumer
+        from streaming.live_status import LiveStatus
 
         seeds = None
         if warm_from is not None:
@@ -383,6 +391,7 @@ def stream(
 
             seeds = DatasetSeeds(loaded, warm_from)
             report(f"{warm_from}: windows of {len(seeds)} keys")
+        status = LiveStatus()
         consumer = StreamConsumer(
             loaded,
             member=member or "0",
@@ -391,10 +400,25 @@ def stream(
             until_end=until_end,
             wait_s=wait,
             stopping=stopping,
+            status=status,
             report=report,
         )
-        counts = consumer.run().document()
+        with _metrics(status, metrics_port):
+            counts = consumer.run().document()
     _show(counts, as_json, lambda: [", ".join(f"{name} {count}" for name, count in counts.items())])
+
+
+@contextmanager
+def _metrics(status: LiveStatus, port: int | None) -> Iterator[None]:
+    """Serves a consumer's metrics where somebody wants them, and says where: the port may be a free one."""
+    if port is None:
+        yield
+        return
+    from streaming.metrics import MetricsServer
+
+    with MetricsServer(status, port) as server:
+        print(f"metrics on port {server.port}", file=sys.stderr, flush=True)
+        yield
 
 
 @app.command(name="dead-letters")

@@ -32,16 +32,17 @@ from kafka.errors import KafkaError, NoOffsetForPartitionError, OffsetOutOfRange
 from kafka.structs import OffsetAndMetadata
 
 from pipelines.kernels.windowing import Windowing
-from schemas.errors import BrokerError
+from schemas.errors import BrokerError, ServingError
 from schemas.prediction import Prediction
 from schemas.spec import Spec
 from streaming.changelog import Changelog, prepare_changelog
 from streaming.checkpoint import Checkpoint
 from streaming.commits import CLOSE_TIMEOUT_S, Aborted, Commits, Outbox, Write, is_away, refusal
 from streaming.flushes import Flushes
+from streaming.live_status import LiveStatus, PartitionStatus, state_bytes
 from streaming.outputs import Outputs
 from streaming.partition import Partition, Record, Stage
-from streaming.predictor import Predictor
+from streaming.predictor import Predictor, RefusedWindow
 from streaming.restore import REQUEST_TIMEOUT_MS, Restorer
 from streaming.serving_client import ServingClient
 from streaming.stream_topics import prepare_topics
@@ -54,8 +55,8 @@ logger = logging.getLogger(__name__)
 POLL_MS = 500
 SLICE_S = 0.25
 """How long the live partitions wait, at a time, for those that are being restored."""
-SERVING_PATIENCE_S = 120.0
-"""How long the model server may be away before the process ends; well within Kafka's `max_poll_interval_ms`."""
+SERVING_PATIENCE_S = 2.0
+"""How long a request is tried again before the partitions are paused until the model server is back."""
 SESSION_TIMEOUT_MS = 10_000
 """After so long the partitions of a member that does not come back go to the others."""
 IDLE_COMMIT_S = 5.0
@@ -65,6 +66,8 @@ IDLE_CLOSE_S = 1.0
 """How often steps of idle keys are closed by the wall clock, where the spec says so."""
 ASK_OTHERS_S = 0.5
 """How often a member that is at the end looks whether the others are."""
+STATUS_S = 1.0
+"""How often the numbers of the partitions are brought up to date."""
 MAX_PAUSE_S = 5.0
 MAX_ABORTS = 20
 """So many commits in a row may fail while the broker is there."""
@@ -82,7 +85,7 @@ class StreamSummary:
 
     def document(self) -> dict[str, int]:
         """All counts by name."""
-        names = (*OUTCOMES, "predictions", "provisional", "warming")
+        names = (*OUTCOMES, "predictions", "provisional", "warming", "refused")
         return {name: self.counts[name] for name in names} | {"warmed": self.warmed}
 
 
@@ -98,6 +101,7 @@ class StreamConsumer:
       until_end: stop at the end that the topic had at the start, instead of waiting for more.
       wait_s: how long to wait for the model server at the start, in seconds.
       stopping: once set, `run` ends after the turn that it is in, as `stop` does.
+      status: is kept up to date, for others to look at.
       report: is told, in words, what a person should know.
     """
 
@@ -111,9 +115,11 @@ class StreamConsumer:
         until_end: bool = False,
         wait_s: float = 10.0,
         stopping: StopFlag | None = None,
+        status: LiveStatus | None = None,
         report: Callable[[str], None] = logger.info,
     ) -> None:
-        self.summary = StreamSummary()
+        self._status = status or LiveStatus()
+        self.summary = StreamSummary(self._status.counts)
         self._spec, self._start, self._seeds = spec, start, seeds
         self._until_end, self._wait_s = until_end, wait_s
         self._instance = f"{spec.group}-{member}"
@@ -126,6 +132,7 @@ class StreamConsumer:
         self._taken_away: set[TopicPartition] = set()
         self._stopping = stopping or StopFlag()
         self._committed_at = self._closed_at = self._asked_at = time.monotonic()
+        self._told_at = 0.0
         self._issued: defaultdict[TopicPartition, dict[str, int]] = defaultdict(dict)
         self._aborts = 0
         self._pause_s = 0.05
@@ -139,7 +146,8 @@ class StreamConsumer:
 
         Raises:
           BrokerError: Kafka is unreachable, or another process has taken this one's member name.
-          ServingError: the model server has not the model, or one of other windows.
+          ServingError: at the start, the model server has not the model, or one of other windows. Later that is waited
+            for.
         """
         with ExitStack() as stack:
             self._open(stack)
@@ -163,9 +171,15 @@ class StreamConsumer:
         batch = self._poll()
         generation = self._consumer.group_metadata()
         self._restore(generation)
+        self._probe()
         stages = self._stage(batch)
-        predictions = self._predict(stages)
-        self._commit(stages, predictions, generation)
+        try:
+            predictions = self._predict(stages)
+        except ServingError as exc:
+            self._hold(str(exc))
+        else:
+            self._commit(stages, predictions, generation)
+        self._tell(batch, generation)
 
     def _open(self, stack: ExitStack) -> None:
         kafka = self._spec.kafka
@@ -175,9 +189,14 @@ class StreamConsumer:
             if self._spec.changelog:
                 settings = admin.describe(self._topic)
                 prepare_changelog(admin, self._spec.changelog, settings.partitions if settings else 1)
-        client = stack.enter_context(ServingClient(self._spec))
+        self._client = client = stack.enter_context(ServingClient(self._spec))
         self._predictor = Predictor(
-            self._spec, self._windowing, client, patience_s=SERVING_PATIENCE_S, stopping=self._stopping
+            self._spec,
+            self._windowing,
+            client,
+            patience_s=SERVING_PATIENCE_S,
+            stopping=self._stopping,
+            on_answer=self._status.answered,
         )
         version = client.wait_until_available(self._wait_s)
         self._report(f"model {client.model} version {version} at {client.address} is ready")
@@ -264,15 +283,23 @@ class StreamConsumer:
     # --- 4. predict ---
 
     def _predict(self, stages: dict[TopicPartition, Stage]) -> list[Prediction]:
-        predictions = self._predictor.predict(
-            [(key, windows) for stage in stages.values() for key, windows in stage.windows]
-        )
+        runs = [(tp, key, windows) for tp, stage in stages.items() for key, windows in stage.windows]
+
+        def refuse(window: RefusedWindow) -> None:
+            tp = runs[window.run][0]
+            stages[tp].unpredicted.append((window.origin_ms, self._outputs.window_letter(window, tp)))
+            stages[tp].counts["refused"] += 1
+
+        predictions = self._predictor.predict([(key, windows) for _, key, windows in runs], refuse)
+        if predictions:
+            self._status.breaker.answered()
+            self._status.model_version = predictions[-1].model.version
         return predictions + self._provisional(stages)
 
     def _provisional(self, stages: dict[TopicPartition, Stage]) -> list[Prediction]:
         """Predicts windows that the wall clock ends; partitions that have some get a stage, to be committed with it."""
         wait_ms = self._spec.kafka.idle_close
-        if wait_ms is None or time.monotonic() < self._closed_at + IDLE_CLOSE_S:
+        if wait_ms is None or self._status.breaker.reason or time.monotonic() < self._closed_at + IDLE_CLOSE_S:
             return []
         self._closed_at = time.monotonic()
         runs = []
@@ -285,6 +312,30 @@ class StreamConsumer:
                 self._issued[tp].update((key, int(windows.origin_step[-1])) for key, windows in found)
                 runs += found
         return [replace(prediction, role="provisional") for prediction in self._predictor.predict(runs)]
+
+    def _hold(self, reason: str) -> None:
+        """Reads what could not be predicted again later, and nothing else until the model server answers."""
+        self._report(f"{self._instance}: waiting for the model server: {reason}")
+        self._status.breaker.trip(reason)
+        for tp, partition in self._partitions.items():
+            self._consumer.seek(tp, partition.next_offset)
+        self._consumer.pause(*self._partitions)
+        self._issued.clear()
+
+    def _probe(self) -> None:
+        """While it is waited for, looks now and then whether the model server is back; polls go on meanwhile."""
+        breaker = self._status.breaker
+        if breaker.may_probe():
+            try:
+                self._client.probe()
+            except ServingError as exc:
+                breaker.trip(str(exc))
+            else:
+                breaker.close()
+                self._consumer.resume(*self._partitions)
+                self._report(f"{self._instance}: the model server is back")
+        if breaker.state != "closed":
+            self._consumer.pause(*self._partitions)  # also those that were restored meanwhile
 
     # --- 5. commit ---
 
@@ -315,6 +366,7 @@ class StreamConsumer:
             return _offsets({tp: self._partitions[tp].checkpoint(stage) for tp, stage in stages.items()})
 
         self._transact(generation, write)
+        self._status.committed_at = time.monotonic()
         for tp, stage in stages.items():
             self._partitions[tp].apply(stage)
             self.summary.counts += stage.counts
@@ -351,6 +403,28 @@ class StreamConsumer:
     def _is_caught_up(self, tp: TopicPartition) -> bool:
         end = self._consumer.highwater(tp)
         return end is not None and self._position(tp) >= end
+
+    # --- what others see ---
+
+    def _tell(self, batch: Mapping[TopicPartition, Sequence[Record]], generation: Any) -> None:
+        status, now = self._status, time.monotonic()
+        status.turned_at = now
+        status.joined = generation.generation_id >= 0
+        status.restoring, status.restored = len(list(self._restorer.partitions)), self._restorer.progress
+        if batch:
+            status.batch_events.add(sum(map(len, batch.values())))
+        if now < self._told_at + STATUS_S:
+            return
+        self._told_at = now
+        status.partitions = {
+            tp.partition: PartitionStatus(
+                lag=max((self._consumer.highwater(tp) or 0) - partition.next_offset, 0),
+                clock_ms=partition.clock_ms,
+                keys=len(partition.keys),
+                state_bytes=state_bytes(partition.keys),
+            )
+            for tp, partition in self._partitions.items()
+        }
 
     # --- the end ---
 

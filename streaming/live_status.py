@@ -9,12 +9,19 @@ import time
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
+from itertools import islice
+from typing import Any
 
+import numpy as np
+
+from pipelines.kernels.windowing import KeyState
 from streaming.circuit_breaker import CircuitBreaker
 
 HEALTHY_S = 300.0
 """A loop that has not turned for so long is stuck; the group has given its partitions away by then."""
+
+SAMPLE_KEYS = 32
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 SIZES = tuple(float(1 << power) for power in range(0, 15, 2))
@@ -85,3 +92,15 @@ class LiveStatus:
             done, total = self.restored
             return False, f"restoring {self.restoring} partitions: {done} of {total} offsets"
         return True, f"{len(self.partitions)} partitions are live"
+
+
+def state_bytes(keys: Mapping[str, KeyState]) -> int:
+    """What the arrays of some keys take, by the first `SAMPLE_KEYS` of them."""
+    sample = [_nbytes(state) for state in islice(keys.values(), SAMPLE_KEYS)]
+    return sum(sample) * len(keys) // max(len(sample), 1)
+
+
+def _nbytes(part: Any) -> int:
+    if isinstance(part, np.ndarray):
+        return part.nbytes
+    return sum(_nbytes(getattr(part, field.name)) for field in fields(part)) if is_dataclass(part) else 0

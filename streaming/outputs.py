@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from schemas.dead_letter import DeadLetter
-from schemas.prediction import Prediction, PredictionWriter
+from kafka import TopicPartition
+
+from schemas.dead_letter import DeadLetter, window_letter
+from schemas.prediction import Prediction
 from schemas.spec import Spec
 from streaming.commits import Outbox
 from streaming.dead_letters import MAX_PAYLOAD_BYTES, to_headers, to_payload
 from streaming.partition import Record, Stage
+from streaming.predictor import RefusedWindow
+from streaming.schema_registry import prediction_writer
 
 
 class Outputs:
@@ -17,7 +21,8 @@ class Outputs:
 
     def __init__(self, spec: Spec) -> None:
         self._topics = spec.topics
-        self._writer = PredictionWriter(spec)
+        self._stream, self._step_ms = spec.stream.name, spec.grid.step
+        self._writer = prediction_writer(spec)
 
     def send_predictions(self, outbox: Outbox, predictions: Sequence[Prediction]) -> None:
         """Sends predictions; record time is the window's origin."""
@@ -55,6 +60,27 @@ class Outputs:
                 headers=[*record.headers, *to_headers(letter)],
                 timestamp_ms=_valid_ms(record, now_ms),
             )
+
+        for origin_ms, letter in stage.unpredicted:
+            outbox.send(
+                self._topics.dead_letters.name,
+                to_payload(letter),
+                key=letter.key,
+                headers=to_headers(letter),
+                timestamp_ms=origin_ms,
+            )
+
+    def window_letter(self, window: RefusedWindow, source: TopicPartition) -> DeadLetter:
+        """The letter of a window that the model does not take; `source` is where its events came from."""
+        return window_letter(
+            stream=self._stream,
+            key=window.key,
+            origin_ms=window.origin_ms,
+            step_ms=self._step_ms,
+            inputs={name: array[0] for name, array in window.inputs.items() if name != "key"},
+            source=f"{source.topic}[{source.partition}]",
+            detail=window.detail,
+        )
 
 
 def _valid_ms(record: Record, now_ms: int) -> int:

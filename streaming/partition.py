@@ -54,6 +54,8 @@ class Stage:
     windows: list[tuple[str, Windows]] = field(default_factory=list)
     late: list[Record] = field(default_factory=list)
     dead: list[tuple[Record, DeadLetter]] = field(default_factory=list)
+    unpredicted: list[tuple[int, DeadLetter]] = field(default_factory=list)
+    """Windows that the model does not take, with their origins in milliseconds; the consumer adds them."""
     counts: Counter[str] = field(default_factory=Counter)
     """in, used, duplicate, late and dead events, and `warming` windows: those that are not predicted, because events
     that they need may be missing."""

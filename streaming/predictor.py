@@ -62,15 +62,11 @@ class _Batch:
             self.future[rows],
         )
 
-    def blank(self) -> _Batch:
-        """The first window with nothing observed: every model takes one."""
+    def plain(self) -> _Batch:
+        """The first window with zeros for values, all of them observed: every model takes that."""
         row = self.part(slice(1))
-        return replace(
-            row,
-            values=np.zeros_like(row.values),
-            observed=np.zeros_like(row.observed),
-            future=np.zeros_like(row.future),
-        )
+        zeros = {name: np.zeros_like(getattr(row, name)) for name in ("values", "future")}
+        return replace(row, observed=np.ones_like(row.observed), **zeros)
 
 
 class Predictor:
@@ -173,14 +169,14 @@ class Predictor:
     def _settle_alone(
         self, window: _Batch, refusal: ServingRefused, on_refused: Callable[[RefusedWindow], None] | None
     ) -> Iterator[tuple[_Batch, Answer]]:
-        """Makes sure that it is the window: the model takes a blank one, and refuses this one again."""
+        """Makes sure that it is the window: the model takes one of zeros, and refuses this one again."""
         if on_refused is None:
             raise refusal
-        blank, inputs = self._inputs(window.blank()), self._inputs(window)
+        plain, inputs = window.plain(), self._inputs(window)
         try:
-            self._patiently(window.blank(), self._client.ask(blank))
+            self._patiently(plain, self._client.ask(self._inputs(plain)))
         except ServingRefused as exc:
-            raise ServingError(f"the model takes no window, not even a blank one: {exc}") from refusal
+            raise ServingError(f"the model takes no window, not even one of zeros: {exc}") from refusal
         try:
             yield window, self._patiently(window, self._client.ask(inputs))
         except ServingRefused as exc:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import sys
 from datetime import UTC, datetime
+from typing import Any
 
 from kafka import KafkaConsumer, TopicPartition
 
@@ -53,7 +54,7 @@ def main(broker: str, topic: str, group: str | None = None, *, until_end: bool =
     consumer.close()
 
 
-def describe(prediction: dict, what: str) -> str:
+def describe(prediction: dict[str, Any], what: str) -> str:
     """One line of text."""
     origin = datetime.fromtimestamp(prediction["origin_ms"] / 1_000, UTC).isoformat()
     forecasts = [f"{target['name']} {target['mean'][0]:.3f} {target['unit']}" for target in prediction["targets"]]

@@ -11,6 +11,9 @@ from pathlib import Path
 
 from schemas.spec import Spec, parse_spec
 
+REFUSED = 1e30
+"""The model refuses windows with such a value, or a greater one."""
+
 
 def write_persistence_model(spec: Spec, folder: Path, shift: float) -> None:
     import tensorflow as tf
@@ -28,6 +31,8 @@ def write_persistence_model(spec: Spec, folder: Path, shift: float) -> None:
             ]
         )
         def predict(self, past_values, past_observed, future_values):
+            largest = tf.reduce_max(tf.where(past_observed, past_values, 0.0))
+            tf.debugging.assert_less(largest, REFUSED, message="a value that I do not take")
             steps = []
             for target in targets:
                 seen = tf.where(past_observed[:, :, target], tf.range(past)[None], -1)
