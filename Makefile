@@ -67,6 +67,16 @@ bench-serving: $(READY) ## Measure the model server
 	@mkdir -p build
 	@$(BIN)/python -m tests.benchmarks.bench_serving --json build/bench-serving.json
 
+.PHONY: bench-accuracy
+bench-accuracy: $(READY) ## Measure the models' accuracy on published data (DATA=folder; ONLY='etth1/96/*', SEEDS='0 1 2')
+	@test -n "$(DATA)" || { echo "expected DATA=folder with the published files; tests/benchmarks/accuracy says which" >&2; exit 2; }
+	@$(BIN)/python -m tests.benchmarks.bench_accuracy --data "$(DATA)" \
+		$(if $(ONLY),--only $(foreach pattern,$(ONLY),'$(pattern)')) $(if $(SEEDS),--seeds $(SEEDS))
+
+.PHONY: bench-gpu
+bench-gpu: $(READY) ## Measure training on a GPU through JAX, where there is one
+	@$(BIN)/python -m tests.benchmarks.bench_gpu
+
 .PHONY: lock
 lock: ## Resolve the dependencies again (needs uv)
 	uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes \

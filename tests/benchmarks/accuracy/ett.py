@@ -1,0 +1,145 @@
+"""ETT: electricity transformers, by the strict protocol.
+
+`DATA/ett/ETTh1.csv` and `ETTm1.csv` (or `.csv.gz`) are those of https://github.com/zhouhaoyi/ETDataset (`ETT-small`, CC
+BY-ND 4.0). Seven series are forecast for 96, 192, 336 and 720 steps. Strict means: the published months, values
+standardised by the train rows, stride 1, every test window counted (2880 - horizon + 1 of the hourly series; dropping
+the last batch, as much published code does, makes errors smaller), look-back and settings chosen on validation only.
+"""
+
+from __future__ import annotations
+
+import gzip
+import shutil
+import statistics
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from models import stored
+from models.evaluation import evaluate_model
+from models.train import train
+from pipelines.ingest import ingest
+from schemas.dataset import DatasetFolder
+from schemas.spec import Spec, parse_spec
+from tests.benchmarks.accuracy.cells import Benchmark, Cell, Place
+
+HORIZONS = (96, 192, 336, 720)
+STEPS = {"etth1": ("ETTh1", "1h", 1), "ettm1": ("ETTm1", "15min", 4)}
+"""Of each benchmark: its file, its step and its steps an hour."""
+PROTOCOL = "strict: published split, standardised by train rows, stride 1, every test window, chosen on validation"
+
+_DESCENT: dict[str, Any] = {"learning_rate": 1e-3, "schedule": {"by": "cosine"}, "epochs": 6, "patience": None}
+SETTINGS: dict[str, tuple[int, dict[str, Any], dict[str, Any]]] = {
+    "rnn": (512, {"family": "rnn", "units": 64, "segment": 24, "dropout": 0.5}, _DESCENT),
+    "lstm": (512, {"family": "lstm", "units": 48, "segment": 24, "dropout": 0.5}, _DESCENT),
+    "attention": (
+        512,
+        {"family": "attention", "units": 16, "feed_forward": 64, "patch": 24, "stride": 24, "dropout": 0.3},
+        _DESCENT,
+    ),
+    "cnn": (512, {"family": "cnn", "units": 32, "patch": 24, "stride": 12, "dropout": 0.3}, _DESCENT),
+}
+"""Of each model: the past, its section of the spec and that of its training."""
+
+
+def spec_of(series: str, horizon: int, model: str, seed: int) -> Spec:
+    """The spec of a cell: that of the project's example with these settings."""
+    document = yaml.safe_load(Path("deploy/specs/etth1.yaml").read_text(encoding="utf-8"))
+    past, section, training = SETTINGS[model]
+    name, step, _ = STEPS[series]
+    document["stream"]["name"] = series
+    document["source"]["columns"]["series"] = name
+    document["grid"]["step"] = step
+    document["window"] = {"past": past, "horizon": horizon, "min_observed": past, "min_observed_target": horizon}
+    document["model"] = {"channels": "independent"} | section
+    document["training"] = training | {"seed": seed}
+    return parse_spec(document)
+
+
+def run(series: str, horizon: int, model: str, seed: int, place: Place) -> dict[str, Any]:
+    """Trains a model and measures it on both splits."""
+    spec = spec_of(series, horizon, model, seed)
+    folder = dataset(spec, series, place)
+    expected = 2880 * STEPS[series][2] - horizon + 1
+    if folder.split("test").windows != expected:
+        raise SystemExit(f"expected {expected} test windows, got {folder.split('test').windows}: these are other data")
+    output = place.work / "runs" / f"{series}-{horizon}-{model}-{seed}-{spec.fingerprint}"
+    summary = train(spec, data=folder.path, output=output, resume=True, quiet=True)
+    fitted = stored.load(output).model
+
+    def scores(split: str) -> dict[str, Any]:
+        found = evaluate_model(spec, folder, split, fitted)
+        return {name: found["standardised"][name] for name in ("mse", "mae")} | {"windows": found["windows"]}
+
+    return {
+        "protocol": PROTOCOL,
+        "past": spec.window.past,
+        "epochs": summary.epochs,
+        "training_seconds": summary.seconds,
+        "validation": scores("validation"),
+        "test": scores("test"),
+    }
+
+
+def dataset(spec: Spec, series: str, place: Place) -> DatasetFolder:
+    """The dataset of a spec's windows, made where it is not there yet."""
+    folder = place.work / "datasets" / spec.window_fingerprint
+    if not (folder / "COMPLETED").is_file():
+        plain = place.data / "ett" / f"{STEPS[series][0]}.csv"
+        if not plain.is_file():
+            packed, plain = plain.with_suffix(".csv.gz"), place.work / plain.name
+            place.work.mkdir(parents=True, exist_ok=True)
+            with gzip.open(packed) as source, plain.open("wb") as target:
+                shutil.copyfileobj(source, target)
+        ingest(spec, inputs=[str(plain)], output=str(folder))
+    return DatasetFolder(folder)
+
+
+def cells(seed: int) -> list[Cell]:
+    """Every series, horizon and model."""
+    found = []
+    for series in STEPS:
+        for horizon in HORIZONS:
+            for model in SETTINGS:
+                fingerprint = spec_of(series, horizon, model, seed).fingerprint
+                task = partial(run, series, horizon, model, seed)
+                found.append(Cell(f"{series}/{horizon}/{model}", seed, fingerprint, task))
+    return found
+
+
+def table(results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Test MSE by horizon, the mean over the seeds with its deviation, and the average where all four are there."""
+    errors: dict[tuple[str, str], dict[int, list[Mapping[str, Any]]]] = defaultdict(lambda: defaultdict(list))
+    for result in results:
+        series, horizon, model = result["cell"].split("/")
+        errors[series, model][int(horizon)].append(result)
+    lines = [
+        "| series | model | past | 96 | 192 | 336 | 720 | average | validation | seeds | seconds a cell |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for (series, model), by_horizon in sorted(errors.items()):
+        every = [result for found in by_horizon.values() for result in found]
+        cells = [_spread([result["test"]["mse"] for result in by_horizon.get(horizon, ())]) for horizon in HORIZONS]
+
+        def average(split: str, by_horizon: Mapping[int, Sequence[Mapping[str, Any]]] = by_horizon) -> str:
+            means = [statistics.mean(result[split]["mse"] for result in found) for found in by_horizon.values()]
+            return f"{statistics.mean(means):.3f}" if len(means) == len(HORIZONS) else ""
+
+        counts = sorted({len(found) for found in by_horizon.values()})
+        seconds = statistics.median(result["seconds"] for result in every)
+        columns = [series, model, str(every[0]["past"]), *cells, average("test"), average("validation")]
+        lines.append(f"| {' | '.join(columns)} | {', '.join(map(str, counts))} | {seconds:.0f} |")
+    return lines
+
+
+def _spread(values: Sequence[float]) -> str:
+    if not values:
+        return ""
+    return f"{statistics.mean(values):.3f}" + (f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else "")
+
+
+BENCHMARK = Benchmark(cells, table)
