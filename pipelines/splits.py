@@ -13,9 +13,10 @@ from pipelines.kernels.windowing import Windowing, Windows
 from schemas.dataset import ALL_ORIGINS
 from schemas.errors import SpecError
 from schemas.spec import Spec
-from schemas.split_spec import SPLITS, FractionSplit, Interval, KeySplit, TimeSplit
+from schemas.split_spec import SPLITS, FieldSplit, FractionSplit, Interval, KeySplit, TimeSplit
 
 TRAIN = "train"
+VALIDATION = "validation"
 
 _ALL_TIME: Interval = (-(2**62), 2**62)
 
@@ -78,9 +79,7 @@ class Splitter:
 
 def split_of_key(rule: KeySplit, key: str) -> str:
     """The split that all windows of a key are in."""
-    # The fraction is of a hash that no shard is drawn by, or else a shard could be all of one split.
-    digest = hashlib.blake2b(key.encode(), digest_size=8, person=b"split").digest()
-    drawn, below = int.from_bytes(digest, "little") / 2**64, 0.0
+    drawn, below = _drawn(key), 0.0
     named = {name: choice for name in ("test", "validation") if isinstance(choice := getattr(rule, name), tuple)}
     for name, keys in named.items():
         if key in keys:
@@ -91,3 +90,15 @@ def split_of_key(rule: KeySplit, key: str) -> str:
             if drawn < below:
                 return name
     return TRAIN
+
+
+def split_by_field(rule: FieldSplit, key: str, named: str) -> str:
+    """The split of a document whose field names one."""
+    return VALIDATION if named == TRAIN and rule.validation and _drawn(key) < rule.validation else named
+
+
+def _drawn(key: str) -> float:
+    """A number of [0, 1) that is always the same for a key."""
+    # Of a hash that no shard is drawn by, or else a shard could be all of one split.
+    digest = hashlib.blake2b(key.encode(), digest_size=8, person=b"split").digest()
+    return int.from_bytes(digest, "little") / 2**64

@@ -15,12 +15,13 @@ from pipelines.kernels.text import Encoded, Encoder, Tokeniser
 from pipelines.sources.event_batch import DeadRow
 from pipelines.sources.files import InputFile, open_input
 from pipelines.spill import Extent, SpillWriter
-from pipelines.splits import TRAIN, split_of_key
+from pipelines.splits import TRAIN, split_by_field, split_of_key
 from pipelines.text_source import Document, TextSource
 from pipelines.tfrecord import frame
 from schemas.dataset import ALL_ORIGINS
 from schemas.errors import InputError
 from schemas.section import Section
+from schemas.split_spec import FieldSplit
 from schemas.text_dataset import TEXT, TEXT_IDS, TEXT_LABEL, TEXT_ROW_LENGTHS, TEXT_SOURCE
 from schemas.text_spec import UNKNOWN_ID, TextSpec
 
@@ -68,7 +69,11 @@ TEXT_REPORT: TypeAdapter[SplitReport | FileReport] = TypeAdapter(SplitReport | F
 
 def split_of(spec: TextSpec, document: Document) -> str:
     """The split of a document; `all` where the spec has no splits."""
-    return ALL_ORIGINS if spec.split is None else split_of_key(spec.split, document.key)
+    if spec.split is None:
+        return ALL_ORIGINS
+    if isinstance(spec.split, FieldSplit):
+        return split_by_field(spec.split, document.key, document.split)
+    return split_of_key(spec.split, document.key)
 
 
 class SurveyDocumentsFn(beam.DoFn):  # type: ignore[misc]

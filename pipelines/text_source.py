@@ -12,6 +12,7 @@ from pipelines.sources.event_batch import DeadRow
 from pipelines.sources.records import MAX_RECORD, Oversized, read_records
 from schemas.errors import InputError
 from schemas.event import BadEvent
+from schemas.split_spec import SPLITS, FieldSplit
 from schemas.text_spec import TextSpec
 
 _JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
@@ -20,23 +21,36 @@ csv.field_size_limit(MAX_RECORD)
 
 
 class Document(NamedTuple):
-    """One document; `row` is its number in the file, `key` what its split is drawn by."""
+    """One document.
+
+    `row` is its number in the file, `key` what its split is drawn by; `split` is named by a field where the spec says
+    so, and else empty.
+    """
 
     row: int
     source: str
     key: str
     label: str
     text: str
+    split: str = ""
 
 
 class TextSource:
-    """Reads the documents of one spec."""
+    """Reads the documents of one spec.
 
-    def __init__(self, spec: TextSpec) -> None:
+    Args:
+      spec: the stream.
+      labelled: a document must have a label, and a split where a field names it; else it may have a label.
+    """
+
+    def __init__(self, spec: TextSpec, *, labelled: bool = True) -> None:
         stream = spec.stream
         self._text, self._label, self._key = stream.text, stream.label, stream.key
+        self._labelled = labelled
+        self._split = spec.split.field if labelled and isinstance(spec.split, FieldSplit) else None
         self._columns = stream.columns
-        self._needed = list(dict.fromkeys(name for name in (stream.text, stream.label, stream.key) if name))
+        named = (stream.text, stream.label, stream.key, self._split) if labelled else (stream.text,)
+        self._needed = list(dict.fromkeys(name for name in named if name))
 
     def read(self, file: BinaryIO, path: str) -> Iterator[Document | tuple[int, DeadRow]]:
         """Reads an open file: its documents, and (row, dead row) for what is none.
@@ -70,9 +84,21 @@ class TextSource:
 
     def _document(self, fields: Mapping[str, Any], row: int, source: str) -> Document:
         text = _text_of(fields, self._text, empty=True)
+        if not self._labelled:
+            known = fields.get(self._label) not in (None, "")
+            return Document(row, source, "", _text_of(fields, self._label) if known else "", text)
         label = _text_of(fields, self._label)
         # Without a key, equal texts must not be in two splits.
-        return Document(row, source, _text_of(fields, self._key) if self._key else text, label, text)
+        key = _text_of(fields, self._key) if self._key else text
+        return Document(row, source, key, label, text, self._split_of(fields))
+
+    def _split_of(self, fields: Mapping[str, Any]) -> str:
+        if self._split is None:
+            return ""
+        named = _text_of(fields, self._split)
+        if named not in SPLITS:
+            raise BadEvent("split", f"{self._split}: expected one of {', '.join(SPLITS)}, got '{named}'")
+        return named
 
     def _header(self, record: bytes, path: str) -> Sequence[str]:
         try:

@@ -97,6 +97,16 @@ class KeySplit(Section):
         return self
 
 
+class FieldSplit(Section):
+    """Splits that a field of each document names: `train`, `validation` or `test`. For data with splits of its own."""
+
+    by: Literal["field"]
+    field: str
+    """The field; a document in which it has another value is a dead row."""
+    validation: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """For data without a validation split: which fraction of the train split's keys a hash of the key draws for it."""
+
+
 class RollingSplit(TimeSplit):
     """Rolling origins: fold i trains up to its cutoff, `first` + i * `every`, and is validated and tested after it.
 

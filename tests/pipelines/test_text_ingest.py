@@ -19,7 +19,7 @@ from pipelines.kernels.text import Encoder, Tokeniser, choose_vocabulary
 from pipelines.splits import split_of_key
 from pipelines.text_ingest import ingest_texts
 from schemas.errors import DatasetError, InputError
-from schemas.split_spec import SPLITS
+from schemas.split_spec import SPLITS, FieldSplit
 from schemas.text_dataset import TextDatasetFolder
 from schemas.text_spec import FIRST_ID, TextSpec, parse_text_spec
 from tests.pipelines.records import read_frames
@@ -177,6 +177,26 @@ def test_columns_name_the_fields_of_files_without_a_header(tmp_path: Path) -> No
     spec = spec_of(stream={"columns": ["mood", "said"]}, split=None)
     manifest = ingest_texts(spec, inputs=[str(tmp_path / "plain.csv")], output=str(tmp_path / "dataset"))
     assert (manifest.documents.used, manifest.documents.dead, manifest.classes) == (2, 1, ("1", "3"))
+
+
+def test_a_field_names_the_split_and_a_share_of_train_validates(tmp_path: Path) -> None:
+    rows = [f"{number % 2},text {number},{'test' if number % 5 == 0 else 'train'}" for number in range(200)]
+    (tmp_path / "in.csv").write_text("\n".join(["mood,said,part", *rows, "1,x,dev"]) + "\n")
+
+    def splits(folder: str, validation: float | None = None) -> dict[str, set[bytes]]:
+        rule = FieldSplit(by="field", field="part", validation=validation)
+        spec = spec_of().model_copy(update={"split": rule})
+        manifest = ingest_texts(spec, inputs=[str(tmp_path / "in.csv")], output=str(tmp_path / folder))
+        assert manifest.documents.dead_by_reason == {"split": 1}
+        found = TextDatasetFolder(tmp_path / folder)
+        return {name: {document["text"] for document in read_documents(found, name)} for name in manifest.splits}
+
+    given = splits("given")
+    assert {name: len(texts) for name, texts in given.items()} == {"train": 160, "validation": 0, "test": 40}
+    drawn = splits("drawn", validation=0.2)
+    assert drawn["test"] == given["test"] == {f"text {number}".encode() for number in range(0, 200, 5)}
+    assert drawn["train"] | drawn["validation"] == given["train"]
+    assert 15 < len(drawn["validation"]) < 50
 
 
 @pytest.mark.parametrize(
