@@ -146,23 +146,25 @@ def train(
     ] = "1min",
     as_json: AsJson = False,
 ) -> None:
-    """Train the spec's model, and measure it on the test split against persistence.
+    """Train the spec's model, and measure it on the test split beside its yardsticks.
+
+    Those are persistence, or for texts the most frequent class and a classifier of bigrams.
 
     Ctrl-C and SIGTERM stop the run so that --resume goes on as if nothing had happened; so does a kill, from the last
     checkpoint.
     """
     _import_tensorflow()
     from models.train import train as run
-    from schemas.spec import load_spec
+    from schemas.text_spec import TextSpec, load_any_spec
 
-    summary = run(
-        load_spec(spec),
-        data=data,
-        output=output,
-        resume=resume,
-        quiet=as_json,
-        checkpoint_seconds=_seconds(checkpoint_every, "--checkpoint-every"),
-    )
+    loaded, every = load_any_spec(spec), _seconds(checkpoint_every, "--checkpoint-every")
+    if isinstance(loaded, TextSpec):
+        from models.text.train import train_texts
+
+        texts = train_texts(loaded, data=data, output=output, resume=resume, quiet=as_json, checkpoint_seconds=every)
+        _show(asdict(texts), as_json, texts.lines)
+        return
+    summary = run(loaded, data=data, output=output, resume=resume, quiet=as_json, checkpoint_seconds=every)
 
     def lines() -> list[str]:
         run_time = f"{summary.epochs} epochs in {summary.seconds:.0f} s"
@@ -233,9 +235,9 @@ def push(
 ) -> None:
     """Publish a trained model as the next version, whole or not at all."""
     from models.registry import push as publish
-    from schemas.spec import load_spec
+    from schemas.text_spec import load_any_spec
 
-    loaded = load_spec(spec)
+    loaded = load_any_spec(spec)
     base = to or Path(loaded.paths.models)
     version = publish(run, to=base, name=loaded.model_name)
     result = {"model": loaded.model_name, "version": version, "path": str(base / loaded.model_name / str(version))}
@@ -248,23 +250,40 @@ def score(
     spec: SpecFile,
     output: Annotated[Path, typer.Option("--output", help="A new folder for Parquet files.")],
     inputs: Annotated[
-        list[str] | None, typer.Option("--input", help="Files, whose every origin is predicted, ...")
+        list[str] | None, typer.Option("--input", help="Files, whose every origin or document is predicted, ...")
     ] = None,
     data: Annotated[str | None, typer.Option("--data", help="... or a dataset folder.")] = None,
     model: Annotated[str | None, typer.Option("--model", help="BASE/NAME or BASE/NAME/VERSION, ...")] = None,
     server: Annotated[str | None, typer.Option("--server", help="... or HOST:PORT of a model server (gRPC).")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Predict files or a dataset to Parquet (a Beam job; Beam's own options go after `--`)."""
+    """Predict files or a dataset to Parquet (a Beam job; Beam's own options go after `--`).
+
+    With a spec of texts every document gets a class and its scores; documents of files need no label.
+    """
     if model:
         _import_tensorflow()
     from flows.scoring import score as run
-    from schemas.spec import load_spec
+    from flows.text_scoring import score_texts
+    from schemas.text_spec import TextSpec, load_any_spec
 
     if bool(inputs) == bool(data) or bool(model) == bool(server):
         raise typer.BadParameter("expected --input or --data, and --model or --server")
+    loaded = load_any_spec(spec)
+    if isinstance(loaded, TextSpec):
+        texts = score_texts(
+            loaded,
+            output=str(output),
+            inputs=inputs or (),
+            data=data,
+            model=model,
+            server=server,
+            beam_args=context.args,
+        )
+        _show(texts.model_dump(mode="json"), as_json, lambda: texts.lines(output))
+        return
     summary = run(
-        load_spec(spec),
+        loaded,
         output=str(output),
         inputs=inputs or (),
         data=data,
@@ -294,9 +313,9 @@ def up(
 ) -> None:
     """Start a real Apache Kafka on this machine and, with a spec, the model server."""
     from flows.local_stack import start
-    from schemas.spec import load_spec
+    from schemas.text_spec import load_any_spec
 
-    stack = start(load_spec(spec) if spec else None, state_dir=state, port=port, report=_reporter(as_json))
+    stack = start(load_any_spec(spec) if spec else None, state_dir=state, port=port, report=_reporter(as_json))
     endpoints = {process.name: dict(process.endpoints) for process in stack.processes}
     _show(endpoints, as_json, lambda: [f"{name}: {', '.join(found.values())}" for name, found in endpoints.items()])
 
@@ -314,10 +333,10 @@ def down(state: StateDir = None, as_json: AsJson = False) -> None:
 def serve(spec: SpecFile) -> None:
     """Serve the spec's models in the foreground (see also `tidegauge-model-server --help`)."""
     from flows.local_stack import model_server_args
-    from schemas.spec import load_spec
+    from schemas.text_spec import load_any_spec
     from streaming.model_server.main import main as serve_models
 
-    raise typer.Exit(serve_models(model_server_args(load_spec(spec))))
+    raise typer.Exit(serve_models(model_server_args(load_any_spec(spec))))
 
 
 # --- live ---
@@ -464,13 +483,26 @@ def predict(
     inputs: Annotated[list[str] | None, typer.Option("--input", help="Files with the key's recent events.")] = None,
     key: Annotated[str | None, typer.Option(help="Which series, where the files hold several.")] = None,
     raw: Annotated[Path | None, typer.Option(help="Send the arrays of an .npz file as they are instead.")] = None,
+    texts: Annotated[
+        list[str] | None,
+        typer.Option("--text", help="A document to classify; may be given several times. None: a line of stdin each."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Forecast from recent events with the served model, and print times and units."""
+    """Forecast from recent events with the served model, and print times and units; or classify texts."""
     from flows import predict as flow
-    from schemas.spec import load_spec
+    from flows.text_predict import predict_texts
+    from schemas.text_spec import TextSpec, load_any_spec
 
-    loaded = load_spec(spec)
+    loaded = load_any_spec(spec)
+    if isinstance(loaded, TextSpec):
+        if inputs or key or raw:
+            raise typer.BadParameter("--input, --key and --raw are for series; give texts by --text or on stdin")
+        classified = predict_texts(loaded, texts or [line.rstrip("\n") for line in sys.stdin])
+        _show(classified.document(), as_json, classified.lines)
+        return
+    if texts:
+        raise typer.BadParameter("--text is for a spec of texts")
     if (raw is None) == (not inputs):
         raise typer.BadParameter("expected either --input or --raw")
     if raw is not None:

@@ -13,18 +13,19 @@ from deploy.local.process import DetachedProcess, Running
 from deploy.local.stack import Stack, status, up
 from deploy.local.state import claim, default_state_dir
 from schemas.spec import Spec
+from schemas.text_spec import TextSpec
 
 MODEL_SERVER = "model-server"
 
 
 def start(
-    spec: Spec | None,
+    spec: Spec | TextSpec | None,
     *,
     state_dir: Path | None = None,
     port: int | None = None,
     report: Callable[[str], None] = lambda _: None,
 ) -> Stack:
-    """Starts Kafka and, for a spec, creates the stream's topics and starts the model server on its address.
+    """Starts Kafka and, for a spec, the model server on its address; of a stream of series it creates the topics too.
 
     Args:
       spec: the stream, or None for Kafka alone.
@@ -39,12 +40,13 @@ def start(
     ports = None if port is None else Ports(port, 0 if port == 0 else port + 1)
     stack = up(state_dir, ports=ports, report=report)
     if spec is not None:
-        _create_topics(spec, stack, report)
+        if isinstance(spec, Spec):
+            _create_topics(spec, stack, report)
         start_model_server(spec, state_dir)
     return status(state_dir)
 
 
-def start_model_server(spec: Spec, state_dir: Path) -> Running:
+def start_model_server(spec: Spec | TextSpec, state_dir: Path) -> Running:
     """Starts the embedded model server for the spec's models, unless it runs already, and waits until it answers.
 
     Raises:
@@ -67,7 +69,7 @@ def start_model_server(spec: Spec, state_dir: Path) -> Running:
         )
 
 
-def model_server_args(spec: Spec) -> list[str]:
+def model_server_args(spec: Spec | TextSpec) -> list[str]:
     """The flags with which a model server serves the spec's models on the spec's address, and nothing else."""
     base = Path(spec.paths.models).absolute()
     return [
@@ -87,5 +89,5 @@ def _create_topics(spec: Spec, stack: Stack, report: Callable[[str], None]) -> N
             report(warning)
 
 
-def _port(spec: Spec) -> int:
+def _port(spec: Spec | TextSpec) -> int:
     return int(spec.serving.address.rpartition(":")[2])

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from schemas.errors import FingerprintMismatch, ModelError
 from schemas.spec import Spec, served_levels
+from schemas.text_spec import TextSpec
 from streaming.model_client import Answer, Arrays, Waiting
 
 
@@ -43,7 +44,7 @@ class SavedModelClient:
       FingerprintMismatch: the model was made for other windows.
     """
 
-    def __init__(self, spec: Spec, version: Path) -> None:
+    def __init__(self, spec: Spec | TextSpec, version: Path) -> None:
         import tensorflow as tf
 
         self.model, self._version = version.absolute().parent.name, int(version.name)
@@ -60,14 +61,20 @@ class SavedModelClient:
             problem = str(exc).partition("\n")[0]
             raise ModelError(f"{version}: expected a SavedModel that loads, got: {problem:.300}") from exc
         self._names = set(self._predict.structured_input_signature[1])
-        described = describe(probe=tf.zeros(1, tf.int32))
-        fingerprint = described["window_fingerprint"].numpy()[0].decode()
-        self._levels = served_levels(described["spec_json"].numpy()[0].decode())
+        described = {name: value.numpy()[0] for name, value in describe(probe=tf.zeros(1, tf.int32)).items()}
+        fingerprint = described["window_fingerprint"].decode()
+        self._levels = served_levels(described["spec_json"].decode())
         if fingerprint != spec.window_fingerprint:
             raise FingerprintMismatch(
                 f"{version}: expected a model of the windows {spec.window_fingerprint} (this spec's), "
                 f"got one of {fingerprint}"
             )
+
+        self._classes = described.get("classes", ())
+
+    def classes(self, version: int) -> tuple[str, ...]:  # noqa: ARG002
+        """What the scores of a model that classifies texts are of, in their order."""
+        return tuple(name.decode() for name in self._classes)
 
     def ask(self, inputs: Arrays) -> Waiting:
         """Takes one batch; it is predicted when its answer is waited for."""

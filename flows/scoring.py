@@ -49,6 +49,7 @@ from schemas.prediction import ModelVersion
 from schemas.section import Section
 from schemas.settings_spec import Serving
 from schemas.spec import Spec
+from schemas.text_spec import TextSpec
 from streaming.model_client import ModelClient
 from streaming.predictor import Predictor
 from streaming.serving_client import ServingClient
@@ -64,7 +65,8 @@ PATIENCE_S = 60.0
 _WINDOWS_FOLDER = "_windows"
 _FAILURE_FILE = "_failure.json"
 _ERRORS: dict[str, type[TidegaugeError]] = {
-    kind.__name__: kind for kind in (DatasetError, FingerprintMismatch, ModelError, ServingError, ServingUnavailable)
+    kind.__name__: kind
+    for kind in (DatasetError, FingerprintMismatch, InputError, ModelError, ServingError, ServingUnavailable)
 }
 
 
@@ -131,14 +133,14 @@ def score(
     given = DatasetFolder(data) if data else None
     if given:
         given.require_windows_of(spec)
-    shared, connect = Shared(), _connector(spec, model, server)
+    shared, connect = Shared(), connector(spec, model, server)
     client = shared.acquire(connect)  # held until the end, so that workers in this process share it
     with building(Path(output).absolute(), overwrite=False) as folder:
         dataset = given or _ingest(spec, inputs, folder / _WINDOWS_FOLDER, beam_args)
         decoder = RecordDecoder(dataset.spec, dataset.manifest.layout)
         workers = ScoreFn(spec, decoder, folder, shared, connect)
         run_pipeline(lambda pipeline: _build(pipeline, dataset, decoder, workers), beam_args)
-        _raise_failure(workers.failure)
+        raise_failure(workers.failure)
         summary = _summary(spec, dataset, folder)
         if not given:
             if (dataset.path / DEAD_LETTERS_FOLDER).is_dir():
@@ -160,7 +162,7 @@ class ReadPortionsFn(beam.DoFn):  # type: ignore[misc]
         split, shard, path = element
         records: list[bytes] = []
         windows = number = 0
-        with _telling(self._failure):
+        with telling(self._failure):
             for record in read_tfrecords(path):
                 records.append(record)
                 windows += len(self._decoder.decode(record).windows)
@@ -185,7 +187,7 @@ class ScoreFn(beam.DoFn):  # type: ignore[misc]
         """Takes a portion; after a failure, what is left to do is left."""
         if self.failure.exists():
             return
-        with _telling(self.failure):
+        with telling(self.failure):
             client = self._shared.acquire(self._connect)
             predictor = Predictor(self._spec, Windowing(self._spec), client, patience_s=PATIENCE_S)
             found = [self._decoder.decode(record) for record in portion.records]
@@ -195,7 +197,7 @@ class ScoreFn(beam.DoFn):  # type: ignore[misc]
 
 
 @contextmanager
-def _telling(failure: Path) -> Iterator[None]:
+def telling(failure: Path) -> Iterator[None]:
     """Tells of a failure by a file: a worker's exception would be a traceback in somebody's log."""
     try:
         yield
@@ -219,7 +221,9 @@ def _build(pipeline: beam.Pipeline, dataset: DatasetFolder, decoder: RecordDecod
     )
 
 
-def _connector(spec: Spec, model: str | None, server: str | None) -> Callable[[], ModelClient]:
+def connector(
+    spec: Spec | TextSpec, model: str | None, server: str | None
+) -> Callable[[], SavedModelClient | ServingClient]:
     """How to get the client of one version; checks that there is one."""
     if model:
         return partial(SavedModelClient, spec, resolve_version(Path(model)).absolute())
@@ -238,7 +242,8 @@ def _ingest(spec: Spec, inputs: Sequence[str], output: Path, beam_args: Sequence
     return DatasetFolder(output)
 
 
-def _raise_failure(path: Path) -> None:
+def raise_failure(path: Path) -> None:
+    """Raises what `telling` has told of, if anything."""
     if path.exists():
         failure = json.loads(path.read_bytes())
         raise _ERRORS.get(failure["kind"], TidegaugeError)(failure["message"])

@@ -10,6 +10,7 @@
 | `model.weights.h5` | the best epoch's weights |
 | `state.npz` | of a family that is fitted without descent: the numbers that its model is built of |
 | `statistics.json` | the dataset's: with them, the spec and the weights `models.stored` makes the model again |
+| `texts.json`, `bigrams.npy` | of a model of texts, in place of the statistics: vocabulary, classes, bigrams |
 | `checkpoint.npz` | while the run is not complete: what `train --resume` goes on from |
 | `export/` | the SavedModel that `models.registry.push` publishes |
 | `export/assets.extra/model.json` | what it is, what it was made of, and the sha256 of each of its files |
@@ -27,6 +28,8 @@ LOGS_FOLDER = "logs"
 WEIGHTS_FILE = "model.weights.h5"
 STATE_FILE = "state.npz"
 STATISTICS_FILE = "statistics.json"
+TEXT_STATE_FILE = "texts.json"
+BIGRAMS_FILE = "bigrams.npy"
 CHECKPOINT_FILE = "checkpoint.npz"
 EXPORT_FOLDER = "export"
 

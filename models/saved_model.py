@@ -64,6 +64,7 @@ def write_saved_model(
     to: str | os.PathLike[str],
     warmup: Sequence[Mapping[str, NDArray[Any]]],
     record: Mapping[str, Any],
+    described: Mapping[str, Sequence[str]] | None = None,
 ) -> None:
     """Writes a model with these signatures and `describe`.
 
@@ -74,12 +75,13 @@ def write_saved_model(
       to: the folder to write; it must not exist.
       warmup: the inputs of requests to the default signature.
       record: JSON values: what the model was made of, and how good it is.
+      described: lists of strings that `describe` tells too.
     """
     target = Path(to)
     unfinished = target.with_name(f".{target.name}-unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
-    described = {DESCRIBE_SIGNATURE: traced(_describe(spec), probe=((), "int32"))}
-    tf.saved_model.save(module, str(unfinished), signatures={**signatures, **described})
+    describe = traced(_describe(spec, described or {}), probe=((), "int32"))
+    tf.saved_model.save(module, str(unfinished), signatures={**signatures, DESCRIBE_SIGNATURE: describe})
     (unfinished / MODEL_FILE).parent.mkdir()
     _write_warmup(unfinished / WARMUP_FILE, spec.model_name, warmup)
     document = {
@@ -98,12 +100,17 @@ def write_saved_model(
     unfinished.rename(target)
 
 
-def _describe(spec: Spec | TextSpec) -> Callable[..., dict[str, tf.Tensor]]:
+def _describe(spec: Spec | TextSpec, more: Mapping[str, Sequence[str]]) -> Callable[..., dict[str, tf.Tensor]]:
     window_fingerprint, spec_json = spec.window_fingerprint, json.dumps(spec.semantic_document())
 
     def describe(probe: tf.Tensor) -> dict[str, tf.Tensor]:
         batch = tf.shape(probe)
-        return {"window_fingerprint": tf.fill(batch, window_fingerprint), "spec_json": tf.fill(batch, spec_json)}
+        told = {name: tf.tile(tf.constant([list(strings)]), [batch[0], 1]) for name, strings in more.items()}
+        return {
+            "window_fingerprint": tf.fill(batch, window_fingerprint),
+            "spec_json": tf.fill(batch, spec_json),
+            **told,
+        }
 
     return describe
 

@@ -87,6 +87,11 @@ def level_name(level: float) -> str:
     return f"{level:g}"
 
 
+def document_id(stream: str, source: str, model: str, role: str) -> str:
+    """The id of the prediction of a document, which its source names: 32 hexadecimal digits."""
+    return hashlib.blake2b(orjson.dumps([stream, source, model, role]), digest_size=16).hexdigest()
+
+
 class PredictionWriter:
     """Turns the predictions of one stream into record values, here JSON, and headers."""
 

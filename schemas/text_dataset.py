@@ -120,6 +120,8 @@ class TextDatasetFolder:
         manifest = self._read(MANIFEST_FILE)
         if hashlib.sha256(manifest).hexdigest() != self._read(COMPLETED_FILE).decode(errors="replace").strip():
             raise DatasetError(f"{self.path}: {MANIFEST_FILE} is not the one that {COMPLETED_FILE} was written for")
+        self.digest = hashlib.sha256(manifest).hexdigest()
+        """The manifest's, which has those of all files: two datasets with the same digest hold the same."""
         try:
             self.manifest = TextManifest.model_validate_json(manifest)
         except ValidationError as exc:

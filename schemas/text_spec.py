@@ -1,7 +1,7 @@
 """The spec of a stream of texts: documents with labels, and how they become token ids.
 
 A spec is one of texts if it has a section `text`; it then has no `grid` and no `window`. As with series, `stream`,
-`text` and `split` are semantic and hashed, and the other sections are settings.
+`text`, `split`, `model` and `training` are semantic and hashed, and the other sections are settings.
 """
 
 from __future__ import annotations
@@ -17,12 +17,20 @@ from schemas.documents import canonical, fingerprint_of, parse_as, read_document
 from schemas.section import Count, Name, Section
 from schemas.settings_spec import Dataset, Kafka, Paths, Serving
 from schemas.spec import Spec, load_spec
-from schemas.split_spec import KeySplit
+from schemas.split_spec import FieldSplit, KeySplit
+from schemas.text_model_spec import TextAttentionModel, TextHierarchicalModel, TextModel
+from schemas.training_spec import Training
 
 PAD_ID = 0
 UNKNOWN_ID = 1
 FIRST_ID = 2
 """The id of the vocabulary's first token, and of byte 0."""
+
+MAX_ATTENTION = 4096
+"""Tokens that a model may compare each with each."""
+
+
+_SEMANTIC = ("stream", "text", "split", "model", "training")
 
 
 class TextStream(Section):
@@ -94,11 +102,33 @@ class TextSpec(Section):
 
     stream: TextStream
     text: Text = Text()
-    split: KeySplit | None = None
+    split: Annotated[KeySplit | FieldSplit, Field(discriminator="by")] | None = None
+    model: TextModel | None = None
+    training: Training = Training()
     dataset: Dataset = Dataset()
     kafka: Kafka = Kafka()
     serving: Serving = Serving()
     paths: Paths = Paths()
+
+    @model_validator(mode="after")
+    def _model_reads_the_rows(self) -> Self:
+        in_rows, model = self.text.rows is not None, self.model
+        if isinstance(model, TextHierarchicalModel) and not in_rows:
+            raise ValueError("the family 'hierarchical' reads rows; give text.rows")
+        if in_rows and model is not None and model.family not in ("hierarchical", "bigrams"):
+            raise ValueError(f"the family '{model.family}' reads no rows; leave text.rows out")
+        if isinstance(model, TextAttentionModel) and self.text.length > MAX_ATTENTION:
+            raise ValueError(
+                f"the family 'attention' compares every token with every other: expected a text.length of at most "
+                f"{MAX_ATTENTION}, got {self.text.length}; for longer documents there is 'hierarchical'"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _loss_is_of_classes(self) -> Self:
+        if self.training.loss != "mse":
+            raise ValueError("training.loss is for series; the loss of texts is the cross-entropy of the classes")
+        return self
 
     @cached_property
     def model_name(self) -> str:
@@ -113,16 +143,28 @@ class TextSpec(Section):
     @cached_property
     def fingerprint(self) -> str:
         """Hash of the semantic sections."""
-        return fingerprint_of(self._text_form() | ({} if self.split is None else {"split": canonical(self.split)}))
+        sections = {"split": self.split, "model": self.model, "training": self.training}
+        forms = {name: canonical(part) for name, part in sections.items() if part is not None}
+        return fingerprint_of(self._text_form() | {name: form for name, form in forms.items() if form})
 
     def semantic_document(self) -> dict[str, Any]:
         """The semantic sections as a spec document, to embed in datasets and models."""
         # `text` is there even where all of it is at its default: it is what makes the spec one of texts.
         document = {"text": {}} | self.model_dump(mode="json", exclude_defaults=True)
-        return {name: document[name] for name in ("stream", "text", "split") if name in document}
+        return {name: document[name] for name in _SEMANTIC if name in document}
 
     def _text_form(self) -> dict[str, Any]:
         return {"text": canonical(self.text)}
+
+
+def token_count(text: Text, vocabulary: int) -> int:
+    """How many ids there may be, those of padding and of unknown tokens among them.
+
+    Args:
+      text: the spec's section.
+      vocabulary: how many tokens have ids of their own; of no meaning for bytes.
+    """
+    return FIRST_ID + (256 if text.unit == "byte" else vocabulary)
 
 
 def load_text_spec(path: str | os.PathLike[str], environment: Mapping[str, str] | None = None) -> TextSpec:

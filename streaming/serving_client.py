@@ -18,6 +18,7 @@ import numpy as np
 
 from schemas.errors import FingerprintMismatch, ServingError, ServingRefused, ServingTooLarge, ServingUnavailable
 from schemas.spec import Spec, served_levels
+from schemas.text_spec import TextSpec
 from streaming.model_client import Answer, Arrays, Waiting
 from streaming.serving_protos import (
     GetModelStatusRequest,
@@ -99,7 +100,7 @@ class ServingClient:
       spec: whose windows the model must have been made for; its `serving` section says where it is.
     """
 
-    def __init__(self, spec: Spec) -> None:
+    def __init__(self, spec: Spec | TextSpec) -> None:
         self.model = spec.model_name
         self.address = spec.serving.address
         self._fingerprint = spec.window_fingerprint
@@ -208,6 +209,11 @@ class ServingClient:
         response = self._describe(version)
         outputs = {name: decode_tensor(tensor)[0] for name, tensor in response.outputs.items()}
         return outputs["window_fingerprint"].decode(), outputs["spec_json"].decode()
+
+    def classes(self, version: int) -> tuple[str, ...]:
+        """What the scores of a version that classifies texts are of, in their order."""
+        response = self._describe(version)
+        return tuple(name.decode() for name in decode_tensor(response.outputs["classes"])[0])
 
     def _verify(self, version: int) -> None:
         if version not in self._verified:

@@ -24,6 +24,7 @@ class AttentionPool(keras.layers.Layer):  # type: ignore[misc]
     def __init__(self, heads: int = 1, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.heads = heads
+        self.supports_masking = True  # `present` says it; a mask that Keras hands on says the same
 
     def build(self, tokens_shape: tuple[int | None, ...], *_: Any) -> None:
         """Makes the weights for tokens of that shape."""
@@ -48,7 +49,7 @@ class AttentionPool(keras.layers.Layer):  # type: ignore[misc]
           The pooled vectors (n, width), 0 where no token is present; and the weights float32 (n, token, head), which
           add up to 1 over the tokens, or to 0 where none is present.
         """
-        count, width = tokens.shape[1:]
+        count, width = ops.shape(tokens)[1], tokens.shape[-1]
         scores = ops.cast(self.query(self.hidden(tokens)), "float32")
         weights = softmax_of_present(scores, ops.expand_dims(present, -1))
         # (n, head, 1, token) x (n, head, token, width of a head)

@@ -20,14 +20,17 @@ _FEATURES = {
 }
 
 
-def documents(folder: TextDatasetFolder, split: str, *, batch_size: int, shuffle_seed: int | None = None) -> Any:
+def documents(
+    folder: TextDatasetFolder, split: str, *, batch_size: int, shuffle_seed: int | tf.Tensor | None = None
+) -> Any:
     """The documents of a split, each exactly once, in batches.
 
     Args:
       folder: a dataset of texts.
       split: its name.
       batch_size: documents a batch; the last batch holds the rest.
-      shuffle_seed: shuffles the documents, in another order each pass; None keeps the order of the files.
+      shuffle_seed: shuffles the documents, in another order each pass, the same orders for the same seed; None keeps
+        the order of the files. It may be a tensor, int64 (), of a function that makes datasets.
     Returns:
       A `tf.data.Dataset` of dicts: `ids` int32, padded with 0, and `mask` bool of the same shape, True where a token
       is: (batch, token), or (batch, row, token) where the spec has rows. `label` int64 (batch,) and `text` string
