@@ -77,6 +77,10 @@ bench-accuracy: $(READY) ## Measure the models' accuracy on published data (DATA
 bench-gpu: $(READY) ## Measure training on a GPU through JAX, where there is one
 	@$(BIN)/python -m tests.benchmarks.bench_gpu
 
+.PHONY: bench-long
+bench-long: $(READY) ## Measure long dependencies and what a long past costs (resumes; hours on two cores)
+	@$(BIN)/python -m tests.benchmarks.bench_long
+
 .PHONY: lock
 lock: ## Resolve the dependencies again (needs uv)
 	uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes \
