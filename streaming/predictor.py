@@ -105,6 +105,7 @@ class Predictor:
         self._carried = [index for index, feature in enumerate(features) if feature.calendar is None]
         self._has_future = any(feature.role == "future" for feature in features)
         self._has_static = any(feature.role == "static" for feature in features)
+        self._has_first_step = spec.model is not None and spec.model.on_absolute_steps
         self._has_key = spec.model is not None and spec.model.scaling == "per_key"
 
     def predict(
@@ -199,7 +200,7 @@ class Predictor:
             waiting = self._client.ask(self._inputs(batch))
 
     def _inputs(self, batch: _Batch) -> dict[str, NDArray[Any]]:
-        return self.inputs(batch.keys, batch.values, batch.observed, batch.future)
+        return self.inputs(batch.keys, batch.origin_step, batch.values, batch.observed, batch.future)
 
     def _origin_ms(self, batch: _Batch) -> NDArray[np.int64]:
         grid = self._windowing.grid
@@ -208,6 +209,7 @@ class Predictor:
     def inputs(
         self,
         keys: Sequence[str],
+        origin_step: NDArray[np.int64],
         values: NDArray[np.float32],
         observed: NDArray[np.bool_],
         future: NDArray[np.float32],
@@ -218,6 +220,8 @@ class Predictor:
             inputs["future_values"] = future
         if self._has_static:
             inputs["static_values"] = self._windowing.static_values(values, observed)
+        if self._has_first_step:
+            inputs["first_step"] = origin_step - self._windowing.past
         if self._has_key:
             inputs["key"] = np.array([key.encode() for key in keys], dtype=object)
         return inputs

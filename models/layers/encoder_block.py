@@ -31,8 +31,9 @@ class EncoderBlock(keras.layers.Layer):  # type: ignore[misc]
         hidden = width * self.expansion
         policy = self.dtype_policy
         self.before_attention = layers.LayerNormalization(epsilon=1e-5, dtype=policy, name="before_attention")
+        # Without biases: that of the keys moves all scores of a query alike, and the net's stand in for the others.
         self.attention = layers.MultiHeadAttention(
-            self.heads, width // self.heads, flash_attention=False, dtype=policy, name="attention"
+            self.heads, width // self.heads, use_bias=False, flash_attention=False, dtype=policy, name="attention"
         )
         self.before_net = layers.LayerNormalization(epsilon=1e-5, dtype=policy, name="before_net")
         self.widen = layers.Dense(hidden, activation="gelu", dtype=policy, name="widen")

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from pipelines.kernels.grid import Events
 from pipelines.kernels.windowing import Windowing, Windows
 from schemas.errors import ServingError, ServingRefused, ServingTooLarge, ServingUnavailable
+from schemas.model_spec import HierarchicalModel
 from streaming.model_client import Answer, Arrays, Waiting
 from streaming.predictor import Predictor, RefusedWindow
 from tests.specs import tiny_spec
@@ -174,3 +175,19 @@ def test_a_server_that_is_away_is_asked_again_and_never_blamed_on_a_window() -> 
     with pytest.raises(ServingUnavailable):
         Predictor(SPEC, WINDOWING, FakeModel(lambda _: ServingUnavailable("gone"))).predict(found, refused.append)
     assert refused == []
+
+
+def test_a_cacheable_model_is_told_the_first_step_of_each_window() -> None:
+    model = HierarchicalModel(family="hierarchical", cacheable=True)
+    spec, told = SPEC.model_copy(update={"model": model}), []
+
+    class Recorder(FakeModel):
+        def ask(self, inputs: Arrays) -> Waiting:
+            told.append(inputs["first_step"])
+            return FakeModel.ask(self, inputs)
+
+    found = runs([[float(value) for value in range(20)], [1.0] * 9])
+    list(Predictor(spec, WINDOWING, Recorder()).predict(found))
+    expected = np.concatenate([run.origin_step - SPEC.window.past for _, run in found])
+    assert np.concatenate(told).dtype == np.int64
+    np.testing.assert_array_equal(np.concatenate(told), expected)

@@ -48,6 +48,7 @@ FORMS: dict[str, dict[str, Any]] = {
         "norm": "batch",
         "patch": 4,
     },
+    "hierarchical": {"family": "hierarchical", "units": 6, "heads": 2, "patch": 2, "chunk": 3, "recent": 4},
     "cnn": {"family": "cnn", "units": 6, "layers": 2, "patch": 2, "stride": 1},
     "cnn wide": {"family": "cnn", "kind": "wide", "units": 6, "layers": 1, "kernel": 3, "patch": 3, "stride": 2},
 }
