@@ -167,8 +167,8 @@ def train(
     summary = run(loaded, data=data, output=output, resume=resume, quiet=as_json, checkpoint_seconds=every)
 
     def lines() -> list[str]:
-        run_time = f"{summary.epochs} epochs in {summary.seconds:.0f} s"
-        best = f"{summary.family}: {run_time}, the best was {summary.best_epoch}"
+        how = f"{summary.epochs} epochs, the best was {summary.best_epoch}" if summary.epochs else "fitted"
+        best = f"{summary.family}: {how}, in {summary.seconds:.0f} s"
         errors = [
             f"test MAE of {target}: {mae:.4g} (persistence {summary.mae_persistence[target]:.4g})"
             for target, mae in summary.mae.items()

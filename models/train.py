@@ -146,7 +146,7 @@ def _open_dataset(spec: Spec, data: str | os.PathLike[str]) -> DatasetFolder:
 def _fit(family: FittedFamily, spec: Spec, folder: DatasetFolder, run: Path, console: Console) -> dict[str, Any]:
     """Fits a model without descent and keeps it in the run's folder; returns what is worth knowing of it."""
     fitted = family.fit(spec, folder)
-    console.print(f"fitted: {fitted.summary}", highlight=False)
+    console.print(f"fitted: {fitted.summary}", highlight=False, soft_wrap=True)
     stored.save(run, folder.statistics, build_forecaster(spec, folder.statistics, state=fitted.state), fitted.state)
     return fitted.report
 

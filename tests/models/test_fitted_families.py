@@ -20,8 +20,9 @@ from models.yardsticks import yardsticks
 from schemas.dataset import DatasetFolder
 from schemas.errors import ModelError, SpecError
 from schemas.spec import Spec
-from tests.models.conftest import easy_series, easy_spec
+from tests.models.conftest import HOUR_MS, easy_series, easy_spec
 from tests.models.datasets import lay_dataset
+from tests.models.test_encoding import rich_spec
 
 _FOREST = {"family": "forest", "trees": 8, "depth": 8, "rows": 3000, "season": "1d"}
 
@@ -101,7 +102,7 @@ def test_what_linear_leaves_open_is_chosen_on_the_validation_split(tmp_path: Pat
     features = [{"name": name, "role": "target"} for name in ("up", "down")]
     document = {"features": features}
     spec = easy_spec(stream=document, model={"family": "linear", "look_back": [2, 12], "strengths": [1e-3, 100.0]})
-    time_ms = np.arange(24 * 51, dtype=np.int64) * 3_600_000
+    time_ms = np.arange(24 * 51, dtype=np.int64) * HOUR_MS
     noise = np.random.default_rng(0).normal(size=(len(time_ms), 2))
     values = np.cumsum(noise, axis=0)
     for row in range(9, len(values)):
@@ -122,6 +123,33 @@ def test_forest_knows_the_step_the_season_and_the_channel(tmp_path: Path) -> Non
     error = np.abs(forecast - batch["target_values"][..., 0])[batch["target_observed"][..., 0]].mean()
     naive = np.abs(_naive(batch, 1, 6) - batch["target_values"][..., 0])[batch["target_observed"][..., 0]].mean()
     assert error < 0.3 * naive
+
+
+@pytest.mark.parametrize(
+    ("model", "least"),
+    [
+        ({"family": "linear"}, 0.8),
+        ({"family": "linear", "channels": "together", "scaling": "window", "anchor": "mean"}, 0.6),
+        ({"family": "forest", "trees": 10, "rows": 8000, "feature_share": 1.0}, 0.4),
+    ],
+    ids=str,
+)
+def test_features_of_every_role_are_inputs(tmp_path: Path, model: dict[str, Any], least: float) -> None:
+    """What is forecast follows from a price that is announced, which nothing else tells."""
+    spec = rich_spec(**model)
+    rng = np.random.default_rng(0)
+    steps = 24 * 51
+    price = rng.normal(30, 10, steps + 6)
+    sky, kind = rng.integers(0, 3, steps), np.ones(steps)
+    wind, area = rng.normal(5, 2, steps), np.full(steps, 1000.0)
+    sun = 3 + 0.2 * (price[:steps] - 30) + 0.1 * rng.normal(size=steps)
+    load = 150 - 5 * (price[:steps] - 30) + 2 * rng.normal(size=steps)
+    values = np.stack((sun, sky, wind, load, price[6:], area, kind), axis=1)
+    folder = lay_dataset(tmp_path / "dataset", spec, {"one": (np.arange(steps, dtype=np.int64) * HOUR_MS, values)})
+    batch = _batch(folder)
+    error = np.abs(_forecast(spec, folder, batch) - batch["target_values"]).mean(axis=(0, 1))
+    naive = np.abs(batch["past_values"][:, -1:, [0, 3]] - batch["target_values"]).mean(axis=(0, 1))
+    assert (1 - error / naive > least).all()
 
 
 @pytest.mark.parametrize(
