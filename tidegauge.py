@@ -376,7 +376,8 @@ def stream(
     until_end: Annotated[bool, typer.Option("--until-end", help="Stop at the end that the topic has now.")] = False,
     wait: Annotated[float, typer.Option(help="Seconds to wait for the model server.")] = 10.0,
     metrics_port: Annotated[
-        int | None, typer.Option("--metrics-port", help="Serve /metrics, /healthz and /readyz here; 0 for a free port.")
+        int | None,
+        typer.Option("--metrics-port", help="Serve /metrics, /healthz and /readyz here, the nth process on PORT + n."),
     ] = None,
     progress: Annotated[bool, typer.Option("--progress", help="With --json, still say what happens.")] = False,
     as_json: AsJson = False,
@@ -397,9 +398,13 @@ def stream(
         command = [sys.executable, "-m", "tidegauge", "stream", "--spec", str(spec), "--from", start]
         command += ["--warm-from", str(warm_from)] if warm_from else []
         command += ["--until-end"] if until_end else []
-        command += ["--wait", str(wait), "--json", "--progress", "--member"]
-        names = [str(number) if member is None else f"{member}-{number}" for number in range(processes)]
-        counts = run_members(command, names, stopping=stopping, report=report)
+        command += ["--wait", str(wait), "--json", "--progress"]
+        commands = {}
+        for number in range(processes):
+            one = str(number) if member is None else f"{member}-{number}"
+            port = metrics_port + number if metrics_port else metrics_port  # 0 is a free one for each
+            commands[one] = [*command, "--member", one, *(["--metrics-port", str(port)] if port is not None else [])]
+        counts = run_members(commands, stopping=stopping, report=report)
     else:
         from streaming.consumer import StreamConsumer
         from streaming.live_status import LiveStatus

@@ -55,7 +55,8 @@ class Prediction:
     """One forecast; `mean` is float32 (horizon, target), `last_observed` float32 (target,) with its times in ms.
 
     `quantiles` float32 (horizon, target, level) are of the model's `levels`, which rise; both are empty where it has
-    none. `latency_ms` is how long the request took that the forecast came with.
+    none. `latency_ms` is how long the request took that the forecast came with; `traceparent` the trace context of the
+    event that closed the window.
     """
 
     key: str
@@ -70,6 +71,7 @@ class Prediction:
     quantiles: NDArray[np.float32]
     role: Role = "champion"
     latency_ms: float | None = None
+    traceparent: bytes | None = None
 
     def id(self, stream: str) -> str:
         """blake2b-128 of what the prediction is about. The version is not part: a re-issue has the same id."""
@@ -147,6 +149,7 @@ class PredictionWriter:
 
     def headers(self, prediction: Prediction) -> list[tuple[str, bytes]]:
         """CloudEvents headers (binary mode), and the model's name and version."""
+        trace = [("traceparent", prediction.traceparent)] if prediction.traceparent else []
         return [
             ("ce_specversion", b"1.0"),
             ("ce_id", prediction.id(self._stream).encode()),
@@ -157,4 +160,5 @@ class PredictionWriter:
             ("content-type", self.content_type.encode()),
             ("model_name", prediction.model.name.encode()),
             ("model_version", str(prediction.model.version).encode()),
+            *trace,
         ]

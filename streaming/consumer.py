@@ -291,6 +291,11 @@ class StreamConsumer:
             stages[tp].counts["refused"] += 1
 
         predictions = self._predictor.predict([(key, windows) for _, key, windows in runs], refuse)
+        for stage in stages.values():
+            if stage.parents:
+                predictions = [
+                    replace(p, traceparent=stage.parents.get((p.key, p.origin_ms), p.traceparent)) for p in predictions
+                ]
         if predictions:
             self._status.breaker.answered()
             self._status.model_version = predictions[-1].model.version

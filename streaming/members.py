@@ -11,7 +11,7 @@ import signal
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from threading import Event as StopFlag
 from threading import Thread
@@ -41,14 +41,13 @@ class _Member:
 
 
 def run_members(
-    command: Sequence[str], names: Sequence[str], *, stopping: StopFlag, report: Callable[[str], None]
+    commands: Mapping[str, Sequence[str]], *, stopping: StopFlag, report: Callable[[str], None]
 ) -> dict[str, int]:
-    """Runs a member for each name until all have ended.
+    """Runs some members until all have ended.
 
     Args:
-      command: starts a member once its name is added; it prints its counts as JSON, and what it has to say as lines of
+      commands: what starts each member, by its name; it prints its counts as JSON, and what it has to say as lines of
         the error stream.
-      names: of the members.
       stopping: once set, every member is told to end (SIGTERM).
       report: is told what the members say.
     Returns:
@@ -56,7 +55,7 @@ def run_members(
     Raises:
       MemberError: one died; the others were told to end before.
     """
-    members = [_start(command, name, report) for name in names]
+    members = [_start(command, name, report) for name, command in commands.items()]
     try:
         failed = _watch(members, stopping, report)
         _end(members)
@@ -78,7 +77,7 @@ def run_members(
 
 def _start(command: Sequence[str], name: str, report: Callable[[str], None]) -> _Member:
     process = subprocess.Popen(
-        [*command, name], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     member = _Member(name, process)
 

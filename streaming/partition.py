@@ -25,6 +25,7 @@ from schemas.dead_letter import DeadLetter
 from schemas.event import BadEvent, EventReader
 from schemas.spec import Spec
 from streaming.checkpoint import Checkpoint
+from streaming.traces import Traces
 
 UNKNOWN_MS = 2**62
 """As `whole_from_ms`: events are missing, and the first event that is read will tell up to when."""
@@ -59,6 +60,8 @@ class Stage:
     counts: Counter[str] = field(default_factory=Counter)
     """in, used, duplicate, late and dead events, and `warming` windows: those that are not predicted, because events
     that they need may be missing."""
+    parents: Mapping[tuple[str, int], bytes] = field(default_factory=dict)
+    """The trace context of the event that closed a window, by the window's key and origin in milliseconds."""
     refused: list[int] = field(default_factory=list)
     """Offsets of events that were too far ahead of the wall clock."""
     saved: set[str] = field(default_factory=set)
@@ -146,6 +149,7 @@ class Partition:
         self.next_offset = start_offset
         self.live_from = live_from
         self._windowing, self._reader = windowing, reader
+        self._traces = Traces(spec)
         self._fingerprint, self._partitions = spec.window_fingerprint, partitions
         self._max_skew_ms, self._max_disorder_ms = spec.grid.max_skew, spec.grid.max_disorder
         self._forget_after_ms = spec.grid.max_disorder + spec.span_ms
@@ -227,6 +231,9 @@ class Partition:
         outcomes = self._push(arrivals, stage, quiet=False)
         late = np.flatnonzero(outcomes == Outcome.LATE).tolist()
         stage.late = [sources[row] for row in late]
+        if any(record.headers for record in records):
+            events = ((key, rows, part) for key, rows, part, _ in arrivals.by_key())
+            stage.parents = self._traces.parents(stage.windows, events, sources)
         for name, outcome in (("used", Outcome.USED), ("duplicate", Outcome.DUPLICATE), ("late", Outcome.LATE)):
             stage.counts[name] = int(np.count_nonzero(outcomes == outcome))
         stage.counts["in"] = len(records)
