@@ -18,7 +18,7 @@ class ToSlots(keras.layers.Layer):  # type: ignore[misc]
     """
 
     def __init__(self, layout: ChunkLayout, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+        super().__init__(dtype="float32", **kwargs)  # it only moves numbers
         self._layout = layout
 
     def call(self, steps: Any, present: Any, first_step: Any) -> tuple[Any, Any]:
@@ -44,7 +44,7 @@ class FromSlots(keras.layers.Layer):  # type: ignore[misc]
     """
 
     def __init__(self, layout: ChunkLayout, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+        super().__init__(dtype="float32", **kwargs)  # it only moves numbers
         self._layout = layout
 
     def call(self, cells: Any, first_step: Any) -> Any:

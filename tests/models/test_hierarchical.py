@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from models.calibration import Calibration
 from models.export import export
 from models.families import hierarchical
 from models.forecaster import build_forecaster
@@ -234,8 +235,12 @@ def test_the_last_value_must_lie_in_the_recent_steps() -> None:
 
 
 def test_the_export_has_the_same_chunks(cacheable: tuple[Spec, Any, dict[str, Any]], tmp_path: Path) -> None:
-    spec, model, signatures = cacheable
-    export(spec, STATISTICS, model.get_weights(), to=tmp_path / "export", lineage={})
+    """And its intervals, which are calibrated, are those of the whole model."""
+    _, model, signatures = cacheable
+    spec = easy_spec(model=CACHEABLE, uncertainty={"intervals": [0.8]})
+    offsets = np.array([-1, 2], np.float32) * np.linspace(1, 2, 6, dtype=np.float32)[:, None, None]
+    calibration = Calibration((0.1, 0.9), offsets)
+    export(spec, STATISTICS, model.get_weights(), to=tmp_path / "export", lineage={}, calibration=calibration)
     served = tf.saved_model.load(str(tmp_path / "export")).signatures
     inputs = inputs_of(spec)
     rng = np.random.default_rng(0)
@@ -259,6 +264,10 @@ def test_the_export_has_the_same_chunks(cacheable: tuple[Spec, Any, dict[str, An
     for name, tensors in given.items():
         expected = outcome((signatures | {"serving_default": model})[name], tensors)
         outputs = served[name](**{key: tf.constant(value) for key, value in tensors.items()})
+        intervals = outputs.pop("quantiles", None)
         assert set(outputs) == set(expected)
+        if "mean" in outputs:  # of "north" twice, "süd", and two keys that the dataset does not have
+            deviation = np.array([10, 20, 50, 10, 50], np.float32)[:, None, None, None]
+            np.testing.assert_allclose(intervals - expected["mean"][..., None], deviation * offsets, rtol=1e-3)
         for output, value in outputs.items():
             np.testing.assert_allclose(value, expected[output], rtol=1e-5, atol=1e-5, err_msg=f"{name}/{output}")
