@@ -392,6 +392,7 @@ class StreamConsumer:
           BrokerError: it was so too often, though the broker is there.
         """
         self._report(f"{self._instance}: nothing of this batch was committed, going back to the last commit: {reason}")
+        self._status.turned_at, self._status.setback = time.monotonic(), reason
         self._aborts += not broker_away
         if self._aborts > MAX_ABORTS:
             raise BrokerError(f"{self._instance}: {self._aborts} commits failed in a row, the last one with: {reason}")
@@ -413,7 +414,7 @@ class StreamConsumer:
 
     def _tell(self, batch: Mapping[TopicPartition, Sequence[Record]], generation: Any) -> None:
         status, now = self._status, time.monotonic()
-        status.turned_at = now
+        status.turned_at, status.setback = now, ""
         status.joined = generation.generation_id >= 0
         status.restoring, status.restored = len(list(self._restorer.partitions)), self._restorer.progress
         if batch:

@@ -56,13 +56,14 @@ class LiveStatus:
     """The consumer's numbers since its start.
 
     `counts` are the summary's; `partitions` by number, of those that are live; `restored` how many offsets of how many
-    have been read to restore others.
+    have been read to restore others; `setback` why the last turn did not come to its end.
     """
 
     breaker: CircuitBreaker = field(default_factory=CircuitBreaker)
     counts: Counter[str] = field(default_factory=Counter)
     partitions: Mapping[int, PartitionStatus] = field(default_factory=dict)
     joined: bool = False
+    setback: str = ""
     restoring: int = 0
     restored: tuple[int, int] = (0, 0)
     committed_at: float | None = None
@@ -86,6 +87,8 @@ class LiveStatus:
         """Whether events are being predicted as they come, and a sentence: why not, if not."""
         if self.breaker.state != "closed":
             return False, f"waiting for the model server: {self.breaker.reason}"
+        if self.setback:
+            return False, f"going back to the last commit: {self.setback}"
         if not self.joined:
             return False, "joining the consumer group"
         if self.restoring:

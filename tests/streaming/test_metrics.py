@@ -71,7 +71,9 @@ def test_readiness_says_why_not() -> None:
         assert get(server.port, "/readyz") == (503, "joining the consumer group\n")
         status.joined, status.restoring, status.restored = True, 2, (5, 50)
         assert get(server.port, "/readyz") == (503, "restoring 2 partitions: 5 of 50 offsets\n")
-        status.restoring = 0
+        status.setback = "the broker did not answer in time"
+        assert get(server.port, "/readyz")[1] == "going back to the last commit: the broker did not answer in time\n"
+        status.restoring, status.setback = 0, ""
         assert get(server.port, "/readyz") == (200, "0 partitions are live\n")
         status.breaker.trip("nobody there")
         assert get(server.port, "/readyz") == (503, "waiting for the model server: nobody there\n")
