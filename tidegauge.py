@@ -183,18 +183,27 @@ def train(
 @app.command()
 def evaluate(
     model: Annotated[Path, typer.Argument(help="A run folder of `train`, or an exported model.")],
-    data: Annotated[Path, typer.Option("--data", help="A dataset folder of the model's windows.")],
+    data: Annotated[Path, typer.Option("--data", help="A dataset folder of the model's windows or texts.")],
     split: Annotated[str, typer.Option("--split", help="Of the dataset.")] = "test",
     output: Annotated[
         Path | None, typer.Option("--output", help="Where evaluation.json and report.html go; the run folder.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure a model on a split: scores by step, key and slice beside yardsticks, and a report to look at."""
+    """Measure a model on a split: scores by step, key and slice beside yardsticks, and a report to look at.
+
+    Of texts: accuracy, macro F1 and confusion beside yardsticks.
+    """
     _import_tensorflow()
     from models.exported import evaluate_exported
     from models.report import summary_lines
+    from models.text.exported import evaluate_exported_texts, evaluation_lines
+    from schemas.text_dataset import is_text_dataset
 
+    if is_text_dataset(data):
+        texts = evaluate_exported_texts(model, data, split=split, output=output)
+        _show(texts, as_json, lambda: evaluation_lines(texts))
+        return
     evaluation = evaluate_exported(model, data, split=split, output=output)
     folder = output or model
     _show(

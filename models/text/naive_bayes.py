@@ -41,7 +41,7 @@ class Contents:
 
     @classmethod
     def of(
-        cls, indices: Sequence[NDArray[np.int32]], labels: NDArray[np.int64], class_weights: Float64, size: int
+        cls, indices: Sequence[NDArray[np.int32]], labels: NDArray[np.int64], class_weights: NDArray[Any], size: int
     ) -> Contents:
         """Makes it of the documents' n-grams.
 
@@ -54,7 +54,7 @@ class Contents:
         start = np.concatenate(([0], np.cumsum([len(row) for row in indices])))
         column = np.concatenate(indices) if indices else np.zeros(0, np.int32)
         features = csr_matrix((np.ones(len(column), np.float32), column, start), shape=(len(indices), size))
-        return cls(features, labels, class_weights[labels])
+        return cls(features, labels, class_weights[labels].astype(np.float64))
 
 
 @dataclass(frozen=True, slots=True)

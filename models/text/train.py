@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from models import layout
+from models.class_weights import class_weights
 from models.descent import CHECKPOINT_SECONDS, Descent, Feed, Objective, descend
 from models.run_folder import check_file, open_run, write_json
 from models.text import stored
@@ -29,12 +30,11 @@ from models.text.reader import documents
 from models.text.stored import TextClassifier, TextState
 from models.text.yardstick import Yardstick, fit_yardstick
 from pipelines.kernels.metrics import skill
-from schemas.errors import DatasetError, ModelError, SpecError
+from schemas.errors import DatasetError, ModelError
 from schemas.split_spec import SPLITS
 from schemas.text_dataset import TextDatasetFolder
 from schemas.text_model_spec import Bigrams, BigramsModel
 from schemas.text_spec import TextSpec
-from schemas.training_spec import Training
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +93,8 @@ def train_texts(
       quiet: prints nothing; else the progress goes to standard error.
       checkpoint_seconds: between checkpoints within an epoch; there is one at the end of each epoch anyway.
     Raises:
-      ModelError: the spec has no model, the folder is taken or cannot be written, the run in it is another, or the loss
-        is no number any more.
-      SpecError: a class weight is for a class that the dataset has not.
+      ModelError: the spec has no model or weighs a class that there is not, the folder is taken or cannot be written,
+        the run in it is another, or the loss is no number any more.
       Interrupted: it was asked to stop, and can be resumed.
       DatasetError: the dataset is not the spec's, is damaged, or a split of it is empty.
     """
@@ -103,14 +102,14 @@ def train_texts(
         raise ModelError("$.model: expected a model to train, got none")
     started = time.perf_counter()
     folder = _open_dataset(spec, data)
-    class_weights = weights_of_classes(spec.training, folder)
+    weights = class_weights(spec.training, folder.manifest.classes, folder.split("train").documents_by_class)
     run = Path(output)
     record = {"spec": spec.semantic_document(), "family": spec.model.family, "lineage": _lineage(folder)}
     begun = open_run(run, record, resume=resume)
     if "outcome" in begun:
         return TextRunSummary(**begun["outcome"])
-    yardstick = fit_yardstick(folder, bigrams_of(spec) or Bigrams(), class_weights)
-    descent = _fit(spec, folder, run, yardstick, class_weights, Console(stderr=True, quiet=quiet), checkpoint_seconds)
+    yardstick = fit_yardstick(folder, bigrams_of(spec) or Bigrams(), weights)
+    descent = _fit(spec, folder, run, yardstick, weights, Console(stderr=True, quiet=quiet), checkpoint_seconds)
     classifier = stored.load(run, portable=True)
     metrics = evaluate_texts(folder, "test", scores_of(classifier), yardstick)
     write_json(run / layout.EVALUATION_FILE, {"split": "test", **metrics})
@@ -137,24 +136,6 @@ def train_texts(
     write_json(run / layout.RUN_FILE, begun | {"outcome": asdict(summary)})
     (run / layout.CHECKPOINT_FILE).unlink(missing_ok=True)
     return summary
-
-
-def weights_of_classes(training: Training, folder: TextDatasetFolder) -> NDArray[np.float64]:
-    """What a document of each class counts: float64 (class,), 1 on average over the train split where balanced.
-
-    Raises:
-      SpecError: the spec names a class that the dataset has not.
-    """
-    classes, given = folder.manifest.classes, training.class_weights
-    if given is None:
-        return np.ones(len(classes))
-    if given == "balanced":
-        counts = np.array([folder.split("train").documents_by_class.get(name, 0) for name in classes], np.float64)
-        share = counts.sum() / max((counts > 0).sum(), 1)
-        return np.where(counts > 0, share / np.maximum(counts, 1), 1.0)
-    if unknown := sorted(set(given) - set(classes)):
-        raise SpecError(f"$.training.class_weights: expected classes of {list(classes)}, got '{unknown[0]}'")
-    return np.array([given.get(name, 1.0) for name in classes])
 
 
 def scores_of(classifier: TextClassifier) -> Scores:
@@ -186,7 +167,7 @@ def _fit(
     folder: TextDatasetFolder,
     run: Path,
     yardstick: Yardstick,
-    class_weights: NDArray[np.float64],
+    weights: NDArray[np.float32],
     console: Console,
     checkpoint_seconds: float,
 ) -> Descent:
@@ -201,7 +182,6 @@ def _fit(
     if isinstance(spec.model, BigramsModel):
         stored.save(run, classifier)
         return Descent([], 0)
-    weights = tf.constant(class_weights, tf.float32)
 
     def supervise(batch: dict[str, Any]) -> tuple[Any, Any, Any]:
         return classifier.inputs(batch["ids"]), batch["label"], tf.gather(weights, batch["label"])

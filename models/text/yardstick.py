@@ -38,7 +38,7 @@ class Yardstick:
         return found
 
 
-def fit_yardstick(folder: TextDatasetFolder, options: Bigrams, class_weights: NDArray[np.float64]) -> Yardstick:
+def fit_yardstick(folder: TextDatasetFolder, options: Bigrams, class_weights: NDArray[np.float32]) -> Yardstick:
     """Fits to the train split of a dataset; the validation split chooses the penalty.
 
     Args:

@@ -61,7 +61,9 @@ def test_rows_have_ends_of_their_own_and_padding_changes_nothing() -> None:
 
 
 def contents(found: list[list[int]], labels: list[int], weights: list[float]) -> Contents:
-    return Contents.of([np.array(ids, np.int32) for ids in found], np.array(labels), np.array(weights), TOKENS)
+    return Contents.of(
+        [np.array(ids, np.int32) for ids in found], np.array(labels), np.array(weights, np.float32), TOKENS
+    )
 
 
 def test_log_count_ratios_are_those_of_the_paper() -> None:

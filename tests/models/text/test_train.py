@@ -17,9 +17,10 @@ from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 from models import layout
 from models.registry import check_files
 from models.text import stored
+from models.text.exported import evaluate_exported_texts, evaluation_lines
 from models.text.reader import documents
-from models.text.train import TextRunSummary, scores_of, train_texts, weights_of_classes
-from schemas.errors import DatasetError, ModelError, SpecError, TidegaugeError
+from models.text.train import TextRunSummary, scores_of, train_texts
+from schemas.errors import DatasetError, ModelError, TidegaugeError
 from schemas.text_dataset import TextDatasetFolder
 from schemas.text_spec import TextSpec, parse_text_spec
 from tests.models.text.conftest import moods, moods_spec
@@ -143,21 +144,6 @@ def test_the_same_seed_gives_the_same_model_and_a_complete_run_is_left_as_it_is(
     assert resumed == again
 
 
-def test_class_weights(moods_dataset: TextDatasetFolder) -> None:
-    counts = moods_dataset.split("train").documents_by_class
-
-    def weights(given: object) -> list[float]:
-        return weights_of_classes(moods_spec(training={"class_weights": given}).training, moods_dataset).tolist()
-
-    assert weights(None) == [1, 1]
-    assert weights({"good": 3.0}) == [1, 3]
-    balanced = weights("balanced")
-    assert balanced[0] * counts["bad"] == pytest.approx(balanced[1] * counts["good"])
-    assert balanced[0] * counts["bad"] + balanced[1] * counts["good"] == pytest.approx(sum(counts.values()))
-    with pytest.raises(SpecError, match=r"expected classes of .*, got 'goood'"):
-        weights({"goood": 3.0})
-
-
 def refusal(error: type[TidegaugeError], spec: TextSpec, dataset: Path, output: Path) -> str:
     with pytest.raises(error) as refused:
         train_texts(spec, data=dataset, output=output, quiet=True)
@@ -165,11 +151,31 @@ def refusal(error: type[TidegaugeError], spec: TextSpec, dataset: Path, output: 
     return str(refused.value)
 
 
+def test_an_exported_model_is_evaluated_from_raw_texts(trained: Trained, tmp_path: Path) -> None:
+    document = evaluate_exported_texts(trained.run / layout.EXPORT_FOLDER, trained.dataset.path, output=tmp_path)
+    assert json.loads((tmp_path / layout.EVALUATION_FILE).read_text()) == document
+    before = json.loads((trained.run / layout.EVALUATION_FILE).read_text())
+    assert document.keys() == before.keys()
+    assert document["confusion"] == before["confusion"]
+    assert document["bigrams"] == before["bigrams"]
+    assert document["cross_entropy"] == pytest.approx(before["cross_entropy"], rel=1e-4)
+    lines = evaluation_lines(document)
+    assert lines[0].startswith(f"{document['documents']} documents of test: accuracy ")
+    assert [line.split() for line in lines[-2:]] == [
+        [name, *map(str, row)] for name, row in zip(("bad", "good"), document["confusion"], strict=True)
+    ]
+    with pytest.raises(ModelError, match="expected --output"):
+        evaluate_exported_texts(trained.run / layout.EXPORT_FOLDER, trained.dataset.path)
+    with pytest.raises(ModelError, match="expected the folder of a run"):
+        evaluate_exported_texts(tmp_path, trained.dataset.path, output=tmp_path)
+
+
 def test_mistakes_are_one_line(trained: Trained, tmp_path: Path) -> None:
     data, output = trained.dataset.path, tmp_path / "run"
     assert "$.model" in refusal(ModelError, moods_spec().model_copy(update={"model": None}), data, output)
     assert "($.text)" in refusal(DatasetError, moods_spec(text={"length": 7}), data, output)
     assert "($.split)" in refusal(DatasetError, moods_spec(split={"test": 0.3}), data, output)
+    assert "['goood']" in refusal(ModelError, moods_spec(training={"class_weights": {"goood": 2.0}}), data, output)
     assert "new or empty folder" in refusal(ModelError, trained.spec, data, trained.run)
     assert not output.exists()
     with pytest.raises(ModelError, match="expected the folder of a complete run"):

@@ -1,0 +1,109 @@
+"""Evaluates an exported model of texts as those see it who serve it: from raw texts, without the run that made it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from models import layout
+from models.class_weights import class_weights
+from models.run_folder import write_json
+from models.saved_model import DEFAULT_SIGNATURE
+from models.text.classifier import bigrams_of
+from models.text.evaluation import evaluate_texts
+from models.text.yardstick import fit_yardstick
+from schemas.errors import DatasetError, ModelError
+from schemas.text_dataset import TextDatasetFolder
+from schemas.text_model_spec import Bigrams
+from schemas.text_spec import parse_text_spec
+
+_CORNER = "is / said"
+
+
+def evaluate_exported_texts(
+    model: str | os.PathLike[str],
+    data: str | os.PathLike[str],
+    *,
+    split: str = "test",
+    output: str | os.PathLike[str] | None = None,
+) -> dict[str, Any]:
+    """Evaluates an exported model on a split of a dataset, and writes `evaluation.json`.
+
+    The texts themselves are read, so the dataset may have another vocabulary than the one that the model has.
+
+    Args:
+      model: a run's folder or a SavedModel's.
+      data: a dataset of texts with the model's classes; the yardsticks are those of its train split.
+      split: of the dataset.
+      output: the folder for the file; the run's when left out.
+    Returns:
+      The document of `models.text.evaluation.evaluate_texts`, and `split`.
+    Raises:
+      ModelError: there is no such model, `output` is left out for a model without a run, or it cannot be written.
+      DatasetError: the dataset has other classes, or no such split.
+    """
+    run = Path(model) if (Path(model) / layout.EXPORT_FOLDER).is_dir() else None
+    target = Path(output) if output else run
+    if target is None:
+        raise ModelError(f"{model}: expected --output for a model that is not in its run's folder")
+    export = Path(model) if run is None else run / layout.EXPORT_FOLDER
+    try:
+        record = json.loads((export / layout.MODEL_FILE).read_bytes())
+        spec = parse_text_spec(record["spec"], where=str(export / layout.MODEL_FILE))
+        classes = record["classes"]
+        loaded = tf.saved_model.load(str(export))
+        predict = loaded.signatures[DEFAULT_SIGNATURE]
+    except (OSError, ValueError, KeyError, TypeError, tf.errors.OpError) as exc:
+        problem = str(exc).partition("\n")[0]
+        raise ModelError(f"{model}: expected the folder of a run or of an exported model: {problem:.300}") from exc
+    folder = TextDatasetFolder(data)
+    if classes != list(folder.manifest.classes):
+        raise DatasetError(
+            f"{folder.path}: expected the model's classes {classes}, got {list(folder.manifest.classes)}"
+        )
+
+    def scores(batch: Mapping[str, Any]) -> NDArray[np.float32]:
+        shares: NDArray[np.float32] = predict(text=tf.constant(batch["text"]))["scores"].numpy()
+        return shares
+
+    weights = class_weights(spec.training, classes, folder.split("train").documents_by_class)
+    yardstick = fit_yardstick(folder, bigrams_of(spec) or Bigrams(), weights)
+    document = {"split": split, **evaluate_texts(folder, split, scores, yardstick)}
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        write_json(target / layout.EVALUATION_FILE, document)
+    except OSError as exc:
+        raise ModelError(f"{target}: cannot write the evaluation: {exc.strerror}") from exc
+    return document
+
+
+def evaluation_lines(document: Mapping[str, Any]) -> list[str]:
+    """An evaluation in words: accuracy beside the yardsticks, and the confusion of up to twelve classes."""
+    majority, bigrams = document["majority"], document["bigrams"]
+    others = f"macro F1 {document['macro_f1']:.4f}, cross-entropy {document['cross_entropy']:.4f}"
+    lines = [
+        f"{document['documents']} documents of {document['split']}: accuracy {document['accuracy']:.2%}, {others}",
+        f"always '{majority['class']}': {majority['accuracy']:.2%}{_skill(majority)}",
+        f"bigrams: {bigrams['accuracy']:.2%}{_skill(bigrams)}",
+    ]
+    return [*lines, *_confusion(document["classes"], document["confusion"])]
+
+
+def _skill(yardstick: Mapping[str, Any]) -> str:
+    return "" if yardstick["skill"] is None else f" (skill {yardstick['skill']:+.1%})"
+
+
+def _confusion(classes: Sequence[str], counts: Sequence[Sequence[int]]) -> list[str]:
+    if len(classes) > 12:
+        return []
+    width = max(6, *(len(name) + 2 for name in classes))
+    first = max(len(_CORNER), *map(len, classes))
+    table = [(_CORNER, classes), *zip(classes, counts, strict=True)]
+    return [f"{name:<{first}}" + "".join(f"{cell:>{width}}" for cell in cells) for name, cells in table]
