@@ -148,7 +148,8 @@ def train(
 ) -> None:
     """Train the spec's model, and measure it on the test split beside its yardsticks.
 
-    Those are persistence, or for texts the most frequent class and a classifier of bigrams.
+    Those are persistence, the season before and a linear map, or for texts the most frequent class and a classifier of
+    bigrams.
 
     Ctrl-C and SIGTERM stop the run so that --resume goes on as if nothing had happened; so does a kill, from the last
     checkpoint.
@@ -174,8 +175,8 @@ def train(
             for target, mae in summary.mae.items()
             if mae is not None
         ]
-        skill = "" if summary.skill is None else f"skill against persistence: {summary.skill:+.1%}"
-        return [best, *errors, skill, f"run: {summary.run}"]
+        skills = [f"{value:+.1%} against {name}" for name, value in summary.skills.items() if value is not None]
+        return [best, *errors, f"skill: {', '.join(skills)}", f"run: {summary.run} (report.html)"]
 
     _show(asdict(summary), as_json, lines)
 

@@ -144,10 +144,11 @@ def _dataset(spec: Spec, inputs: Sequence[str], path: Path, beam_args: Sequence[
 
 def _scores(evaluation: dict[str, Any]) -> dict[str, float | None]:
     """The scores of a fold: of all targets in standardised units, and of each target its MASE and coverage."""
+    from models.evaluation import skills_of
+
     standard = evaluation["standardised"]
     scores = {"MAE": standard["mae"], "MSE": standard["mse"]}
-    for name in evaluation["yardsticks"]:
-        scores[f"skill: {name}"] = standard["skill" if name == "persistence" else f"skill_{name}"]
+    scores |= {f"skill: {name}": skill for name, skill in skills_of(evaluation).items()}
     for name, target in evaluation["targets"].items():
         scores[f"{name} MASE"] = target["mase"]
         scores |= {f"{name} in {float(k):.0%}": share for k, share in target.get("coverage", {}).items()}

@@ -170,7 +170,7 @@ class Errors:
         beside: dict[str, Any] = {}
         for name in self._yardsticks:
             beside[f"mae_{name}"] = ratio(sums[f"absolute_{name}"], sums["cells"])
-            beside[_skill_name(name)] = skill(sums["absolute"], sums[f"absolute_{name}"])
+            beside[skill_name(name)] = skill(sums["absolute"], sums[f"absolute_{name}"])
         return forecast_scores(sums, self._levels) | beside
 
     def _standardised(self, sums: Mapping[str, float]) -> dict[str, Any]:
@@ -178,7 +178,7 @@ class Errors:
         found = {"mae": ratio(sums["standard"], cells), "mse": mse, "rmse": None if mse is None else mse**0.5}
         for name in self._yardsticks:
             found[f"mae_{name}"] = ratio(sums[f"standard_{name}"], cells)
-            found[_skill_name(name)] = skill(sums["standard"], sums[f"standard_{name}"])
+            found[skill_name(name)] = skill(sums["standard"], sums[f"standard_{name}"])
         return found
 
     @staticmethod
@@ -302,6 +302,11 @@ def evaluate_persistence(spec: Spec, folder: DatasetFolder, split: str) -> dict[
     return evaluate_forecasts(spec, folder, split, lambda batch: {"mean": persistence_of(spec, batch)}).document
 
 
+def skills_of(document: Mapping[str, Any]) -> dict[str, float | None]:
+    """The skill over all targets against each yardstick, of an evaluation's document."""
+    return {name: document["standardised"][skill_name(name)] for name in document["yardsticks"]}
+
+
 def forecast_of(spec: Spec, model: Any) -> Forecast:
     """A Keras model as a forecast of batches."""
     names = list(input_forms(spec))
@@ -350,5 +355,6 @@ def _require_finite(forecast: Float64, observed: NDArray[np.bool_]) -> None:
         raise ModelError(f"expected finite forecasts, got {wrong} of {int(observed.sum())} that are none")
 
 
-def _skill_name(yardstick: str) -> str:
+def skill_name(yardstick: str) -> str:
+    """The name of the score that compares a model with a yardstick."""
     return "skill" if yardstick == PERSISTENCE else f"skill_{yardstick}"

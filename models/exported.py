@@ -17,6 +17,7 @@ from models.evaluation import Batch, Evaluation, Forecast, evaluate_forecasts
 from models.report import write_report
 from models.run_folder import write_json
 from models.saved_model import DEFAULT_SIGNATURE
+from models.yardsticks import yardsticks
 from schemas.dataset import DatasetFolder
 from schemas.errors import ModelError
 from schemas.spec import Spec, parse_spec
@@ -73,7 +74,7 @@ def evaluate_exported(
       split: of the dataset.
       output: the folder for the files; the run's when left out.
     Raises:
-      ModelError: there is no such model, `output` is left out for a model without a run, or it cannot be written.
+      ModelError: there is no such model, `output` is left out for a model without a run, or it cannot be made.
       DatasetError: the dataset is of other windows, or has no such split.
     """
     run = Path(model) if (Path(model) / layout.EXPORT_FOLDER).is_dir() else None
@@ -82,23 +83,31 @@ def evaluate_exported(
         raise ModelError(f"{model}: expected --output for a model that is not in its run's folder")
     exported, folder = load_exported(model), DatasetFolder(data)
     folder.require_windows_of(exported.spec)
-    evaluation = evaluate_forecasts(exported.spec, folder, split, exported.forecast)
+    folder.split(split)
+    _make_folder(target)  # before the work, not after it
+    beside = yardsticks(exported.spec, folder) if _can_be_fitted(folder) else {}
+    evaluation = evaluate_forecasts(exported.spec, folder, split, exported.forecast, beside)
     write_evaluation(target, exported.spec, evaluation, run)
     return evaluation
 
 
-def write_evaluation(target: Path, spec: Spec, evaluation: Evaluation, run: Path | None) -> None:
-    """Writes `evaluation.json` and `report.html`, with the run's learning curve where there is a run.
+def _can_be_fitted(folder: DatasetFolder) -> bool:
+    """Whether there is something to fit a yardstick to: a dataset of all origins has persistence alone."""
+    splits = folder.manifest.splits
+    return all(name in splits and splits[name].windows for name in ("train", "validation"))
 
-    Raises:
-      ModelError: the folder cannot be written.
-    """
+
+def write_evaluation(target: Path, spec: Spec, evaluation: Evaluation, run: Path | None) -> None:
+    """Writes `evaluation.json` and `report.html`, with the run's learning curve where there is a run."""
+    write_json(target / layout.EVALUATION_FILE, evaluation.document)
+    write_report(target / layout.REPORT_FILE, spec, evaluation, epochs=_epochs(run))
+
+
+def _make_folder(target: Path) -> None:
     try:
         target.mkdir(parents=True, exist_ok=True)
-        write_json(target / layout.EVALUATION_FILE, evaluation.document)
-        write_report(target / layout.REPORT_FILE, spec, evaluation, epochs=_epochs(run))
     except OSError as exc:
-        raise ModelError(f"{target}: cannot write the evaluation: {exc.strerror}") from exc
+        raise ModelError(f"{target}: expected a folder for the evaluation: {exc.strerror}") from exc
 
 
 def _epochs(run: Path | None) -> list[dict[str, Any]]:

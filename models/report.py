@@ -19,7 +19,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from models.evaluation import Evaluation, Example
+from models.evaluation import Evaluation, Example, skill_name, skills_of
 from pipelines.kernels.metrics import central_intervals
 from schemas.spec import Spec
 from schemas.units import format_duration, ms_to_iso
@@ -74,8 +74,7 @@ def write_report(path: Path, spec: Spec, evaluation: Evaluation, *, epochs: Sequ
 
 def summary_lines(document: Mapping[str, Any]) -> list[str]:
     """An evaluation in a few lines of text."""
-    standard = document["standardised"]
-    skills = ", ".join(f"{_percent(standard[_skill(name)])} against {name}" for name in document["yardsticks"])
+    skills = ", ".join(f"{_percent(skill)} against {name}" for name, skill in skills_of(document).items())
     lines = [f"{document['split']}: {document['windows']} windows, {document['cells']} observed steps; skill {skills}"]
     for name, found in document["targets"].items():
         unit = f" ({found['unit']})" if found["unit"] else ""
@@ -108,7 +107,7 @@ def _contents(spec: Spec, evaluation: Evaluation, epochs: Sequence[Mapping[str, 
 
 def _tiles(document: Mapping[str, Any]) -> list[tuple[str, str]]:
     standard = document["standardised"]
-    tiles = [(f"skill against {name}", _percent(standard[_skill(name)])) for name in document["yardsticks"]]
+    tiles = [(f"skill against {name}", _percent(skill)) for name, skill in skills_of(document).items()]
     tiles += [("MAE, standardised", _number(standard["mae"])), ("MSE, standardised", _number(standard["mse"]))]
     [first, *others] = document["targets"].values()
     if not others:
@@ -153,7 +152,7 @@ def _table(yardsticks: Sequence[str], groups: Mapping[str, Mapping[str, Any]], l
     rows = []
     for group, scores in groups.items():
         row = [group, f"{scores['cells']:,}", *(_number(scores[score]) for score in ("mae", "rmse", "smape", "mase"))]
-        row += [_percent(scores[_skill(name)]) for name in yardsticks]
+        row += [_percent(scores[skill_name(name)]) for name in yardsticks]
         row += [_number(scores["crps"])] if intervals else []
         for name in intervals:
             row += [_percent(scores["coverage"][name]), _number(scores["msis"][name])]
@@ -212,7 +211,7 @@ def _by_horizon(steps: Sequence[Mapping[str, Any]], yardsticks: Sequence[str]) -
 
 def _skills(scores: Mapping[str, Any], yardsticks: Sequence[str]) -> _Plot:
     figure, axes = _axes()
-    values = [scores[_skill(name)] or 0.0 for name in yardsticks]
+    values = [scores[skill_name(name)] or 0.0 for name in yardsticks]
     bars = axes.barh(list(yardsticks), values, color=[_BLUE if value > 0 else _ORANGE for value in values], height=0.5)
     axes.bar_label(bars, [f"{value:+.1%}" for value in values], padding=4)
     axes.axvline(0, color=_INK, linewidth=0.8)
@@ -272,10 +271,6 @@ def _svg(figure: Any) -> Markup:
 
 def _values(steps: Sequence[Mapping[str, Any]], name: str) -> list[float]:
     return [np.nan if step[name] is None else step[name] for step in steps]
-
-
-def _skill(yardstick: str) -> str:
-    return "skill" if yardstick == "persistence" else f"skill_{yardstick}"
 
 
 def _number(value: float | None) -> str:

@@ -16,7 +16,7 @@ from rich.console import Console
 from models import layout, objective, stored
 from models.calibration import calibrate, calibrated, needs_calibration
 from models.descent import CHECKPOINT_SECONDS, Descent, Feed, descend
-from models.evaluation import evaluate_forecasts, evaluate_persistence, forecast_of
+from models.evaluation import evaluate_forecasts, evaluate_persistence, forecast_of, skills_of
 from models.export import export
 from models.exported import write_evaluation
 from models.families import FAMILIES
@@ -25,7 +25,7 @@ from models.forecaster import build_forecaster
 from models.reader import batches_of, windows
 from models.run_folder import check_file, open_run, write_json
 from models.scaling import Constants
-from models.yardsticks import skill
+from models.yardsticks import skill, yardsticks
 from schemas.dataset import DatasetFolder
 from schemas.errors import DatasetError, ModelError
 from schemas.spec import Spec
@@ -37,8 +37,9 @@ class RunSummary:
     """What came of a training run.
 
     `mae` and `mae_persistence` are on the test split, by target, in its unit (None where nothing was observed); `skill`
-    is 1 - MAE / MAE of persistence over all targets in standardised units (None where persistence is without error).
-    `windows` counts each split's. A family that is fitted without descent has no epochs.
+    is 1 - MAE / MAE of persistence over all targets in standardised units (None where persistence is without error);
+    `skills` are those against every yardstick. `windows` counts each split's. A family that is fitted without descent
+    has no epochs.
     """
 
     run: str
@@ -50,6 +51,7 @@ class RunSummary:
     mae: dict[str, float | None]
     mae_persistence: dict[str, float | None]
     skill: float | None
+    skills: dict[str, float | None]
 
 
 def train(
@@ -101,7 +103,7 @@ def train(
     if needs_calibration(spec):
         calibration = calibrate(spec, folder.statistics, folder, model)
         model = calibrated(spec, folder.statistics, model, calibration)
-    evaluation = evaluate_forecasts(spec, folder, "test", forecast_of(spec, model))
+    evaluation = evaluate_forecasts(spec, folder, "test", forecast_of(spec, model), yardsticks(spec, folder))
     metrics = evaluation.document
     write_evaluation(run, spec, evaluation, run)
     shutil.rmtree(run / layout.EXPORT_FOLDER, ignore_errors=True)  # of an attempt that was killed right after it
@@ -124,6 +126,7 @@ def train(
         mae={name: scores["mae"] for name, scores in metrics["targets"].items()},
         mae_persistence={name: scores["mae_persistence"] for name, scores in metrics["targets"].items()},
         skill=metrics["standardised"]["skill"],
+        skills=skills_of(metrics),
     )
     write_json(run / layout.RUN_FILE, begun | {"outcome": asdict(summary)})
     (run / layout.CHECKPOINT_FILE).unlink(missing_ok=True)

@@ -63,5 +63,5 @@ def test_what_is_refused(trained: Trained, tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"expected windows"):
         evaluate_exported(trained.run, other.path, output=tmp_path / "out")
     (tmp_path / "file").touch()
-    with pytest.raises(ModelError, match=r"cannot write the evaluation"):
+    with pytest.raises(ModelError, match=r"expected a folder for the evaluation"):
         evaluate_exported(trained.run, data, output=tmp_path / "file" / "out")

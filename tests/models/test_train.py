@@ -19,12 +19,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from models import layout, stored
 from models.checkpoint import Checkpoint
-from models.evaluation import evaluate_model
+from models.evaluation import evaluate_forecasts, evaluate_model, forecast_of
 from models.forecaster import build_forecaster
 from models.forms import input_forms
 from models.progress import EpochLines
 from models.reader import windows
 from models.train import train
+from models.yardsticks import yardsticks
 from schemas.dataset import DatasetFolder
 from schemas.errors import DatasetError, ModelError, TidegaugeError
 from tests.models.conftest import Trained, easy_series, easy_spec
@@ -66,7 +67,11 @@ def test_the_evaluation_is_of_the_best_weights(trained: Trained) -> None:
     model = build_forecaster(trained.spec, trained.dataset.statistics)
     model.load_weights(trained.run / layout.WEIGHTS_FILE)
     stored = json.loads((trained.run / layout.EVALUATION_FILE).read_text())
-    assert stored == evaluate_model(trained.spec, trained.dataset, "test", model)
+    beside = yardsticks(trained.spec, trained.dataset)
+    forecast = forecast_of(trained.spec, model)
+    assert stored == evaluate_forecasts(trained.spec, trained.dataset, "test", forecast, beside).document
+    assert list(trained.summary.skills) == ["persistence", "seasonal", "linear"]
+    assert trained.summary.skills["linear"] == stored["standardised"]["skill_linear"]
     best = min(epochs_of(trained.run), key=lambda epoch: float(epoch["val_loss"]))
     validation = evaluate_model(trained.spec, trained.dataset, "validation", model)["standardised"]
     assert validation["mae"] == pytest.approx(best["val_mae"], rel=1e-4)
