@@ -123,7 +123,7 @@ for form in forms:
 @pytest.mark.parametrize(
     ("setting", "forms"),
     [
-        pytest.param("targets only", ["lstm of both ends", "attention"], id="two"),
+        pytest.param("targets only", ["rnn"], id="one"),
         pytest.param("independent", list(FORMS), marks=pytest.mark.slow, id="all"),
     ],
 )
