@@ -81,6 +81,11 @@ bench-gpu: $(READY) ## Measure training on a GPU through JAX, where there is one
 bench-long: $(READY) ## Measure long dependencies and what a long past costs (resumes; hours on two cores)
 	@$(BIN)/python -m tests.benchmarks.bench_long
 
+.PHONY: bench-streaming
+bench-streaming: $(READY) ## Measure the live path with a real Kafka: restarts, replays, memory
+	@mkdir -p build
+	@$(BIN)/python -m tests.benchmarks.bench_streaming --json build/bench-streaming.json
+
 .PHONY: lock
 lock: ## Resolve the dependencies again (needs uv)
 	uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes \

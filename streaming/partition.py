@@ -32,6 +32,7 @@ UNKNOWN_MS = 2**62
 REPLAY_CHUNK_BYTES = 32 * 2**20
 """Replayed events are worked on in stretches of so many bytes: a key that has many events in one costs no more than one
 that has few."""
+LANDMARK_RECORDS = 1_000
 
 
 class Record(Protocol):
@@ -191,10 +192,11 @@ class Partition:
     def replay(self, records: Sequence[Record]) -> None:
         """Takes the partition's next records, all before `live_from`; what they would yield is suppressed."""
         stage = self._replay_stage
-        stage.next_offset = max(stage.next_offset, self.next_offset)
-        self._landmarks.add(records[0].offset, stage.clock_ms)
-        self._read(records, 0, stage, self._replayed, None)
-        stage.dead.clear()
+        for start in range(0, len(records), LANDMARK_RECORDS):
+            some = records[start : start + LANDMARK_RECORDS]
+            self._landmarks.add(some[0].offset, stage.clock_ms)
+            self._read(some, 0, stage, self._replayed, None)
+            stage.dead.clear()
         self.next_offset = stage.next_offset
         if self._replayed.nbytes >= REPLAY_CHUNK_BYTES:
             self._push_replayed()
