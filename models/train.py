@@ -25,7 +25,8 @@ from models.forecaster import build_forecaster
 from models.reader import batches_of, windows
 from models.run_folder import check_file, open_run, write_json
 from models.scaling import Constants
-from models.yardsticks import skill, yardsticks
+from models.yardsticks import yardsticks
+from pipelines.kernels.metrics import skill
 from schemas.dataset import DatasetFolder
 from schemas.errors import DatasetError, ModelError
 from schemas.spec import Spec

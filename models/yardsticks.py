@@ -84,8 +84,3 @@ def persistence(past_values: Float32, past_observed: NDArray[np.bool_], horizon:
     value = np.take_along_axis(past_values, last[:, None], axis=1)
     value = np.where(past_observed.any(axis=1, keepdims=True), value, np.float32(np.nan))
     return np.repeat(value, horizon, axis=1)
-
-
-def skill(error: float, yardstick_error: float) -> float | None:
-    """1 for no error, 0 for the yardstick's, negative for more; None where the yardstick is without error."""
-    return float(1 - error / yardstick_error) if yardstick_error else None

@@ -20,10 +20,10 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.accuracy import ett, text
+from tests.benchmarks.accuracy import ett, m4, text
 from tests.benchmarks.accuracy.cells import Benchmark, Cell, Place
 
-BENCHMARKS: dict[str, Benchmark] = {"ett": ett.BENCHMARK, "text": text.BENCHMARK}
+BENCHMARKS: dict[str, Benchmark] = {"ett": ett.BENCHMARK, "m4": m4.BENCHMARK, "text": text.BENCHMARK}
 RESULTS = Path(__file__).parent / "results" / "accuracy.jsonl"
 
 

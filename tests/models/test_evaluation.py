@@ -17,7 +17,7 @@ from models.evaluation import Errors, Forecast, evaluate_forecasts, evaluate_per
 from models.reader import windows
 from models.scales import seasonal_scales
 from models.scaling import Constants
-from models.yardsticks import persistence, skill
+from models.yardsticks import persistence
 from schemas.dataset import DatasetFolder
 from schemas.errors import DatasetError, ModelError
 from schemas.spec import Spec
@@ -40,13 +40,6 @@ def test_persistence_is_the_last_observed_value() -> None:
                 if observed[window, step, column]:
                     expected = values[window, step, column]
             np.testing.assert_array_equal(got[window, :, column], np.full(4, expected, np.float32))
-
-
-def test_skill() -> None:
-    assert skill(0, 2) == 1
-    assert skill(2, 2) == 0
-    assert skill(3, 2) == -0.5
-    assert skill(0, 0) is None
 
 
 def test_report_against_a_naive_loop(easy_dataset: DatasetFolder) -> None:

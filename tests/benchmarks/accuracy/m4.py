@@ -1,9 +1,7 @@
 """M4, hourly: 414 series, 48 hours ahead, by the competition's own rules.
 
-    python -m tests.benchmarks.accuracy.m4 --data FOLDER --output FOLDER
-
-FOLDER holds `Hourly-train.csv` and `Hourly-test.csv` (plain, or gzip with `.gz`) of the M4 competition, as its
-repository `Mcompetitions/M4-methods` has them: a row a series, ragged, empty at the right.
+DATA/m4 holds `Hourly-train.csv` and `Hourly-test.csv` (plain, or gzip with `.gz`), as the repository
+`Mcompetitions/M4-methods` on GitHub has them: a row a series, ragged, empty at the right.
 
 The files have no times, so they are made up: hours, in which every series' train values end at the same moment. Then
 they go the way of every stream, as events through the ingest. The last 48 hours of what the competition gave are the
@@ -11,20 +9,18 @@ validation split, one window a series, by which epochs and intervals are chosen;
 split, one window a series too.
 
 sMAPE, MASE (scaled by each whole train series) and Naive2 are the competition's. The protocol is checked first: the
-seasonal naive forecast must have its published scores. Members are kept in the output folder, and a run that was
-stopped goes on where it was.
+seasonal naive forecast and Naive2 must have their published scores. The cell `m4/ensemble` of seed s is the mean of the
+quantiles of all models of the seeds 2 s and 2 s + 1.
 """
 
 from __future__ import annotations
 
-import argparse
 import csv
 import gzip
-import json
-import sys
-import time
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +38,7 @@ from pipelines.kernels.naive2 import naive2
 from schemas.dataset import DatasetFolder
 from schemas.spec import Spec, parse_spec
 from schemas.units import iso_to_ms, ms_to_iso
+from tests.benchmarks.accuracy.cells import Benchmark, Cell, Place
 
 Float64 = NDArray[np.float64]
 
@@ -92,43 +89,53 @@ class M4:
         return seasonal_scale(np.arange(len(self.train[key])), self.train[key], SEASON)
 
 
-def main() -> None:
-    """Checks the protocol, trains the members, and prints the table as one JSON document."""
-    parser = argparse.ArgumentParser(description="Measure forecasts of M4's hourly series.")
-    parser.add_argument("--data", type=Path, required=True, help="the folder with the competition's files")
-    parser.add_argument("--output", type=Path, required=True, help="where the dataset and the members are kept")
-    parser.add_argument("--models", nargs="+", choices=sorted(MODELS), default=sorted(MODELS))
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=20)
-    arguments = parser.parse_args()
-    print(json.dumps(_measure(arguments), indent=2))
+def cells(seed: int) -> list[Cell]:
+    """One for each model, and one for all of them together."""
+    members = {name: [(name, seed)] for name in MODELS}
+    members["ensemble"] = [(name, number) for name in MODELS for number in (2 * seed, 2 * seed + 1)]
+    return [
+        Cell(
+            f"m4/{name}",
+            seed,
+            hashlib.blake2b("".join(member_spec(*of).fingerprint for of in mine).encode(), digest_size=8).hexdigest(),
+            partial(run, mine),
+        )
+        for name, mine in members.items()
+    ]
 
 
-def _measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    m4 = M4.read(arguments.data)
+def run(members: Sequence[tuple[str, int]], place: Place) -> dict[str, Any]:
+    """Trains the members (a model's name and a seed each) that are not there yet; the scores of their mean."""
+    m4 = M4.read(place.data / "m4")
     simple = check_protocol(m4)
-    folder = make_dataset(m4, arguments.output)
-    members, table = [], {}
-    for name in arguments.models:
-        for seed in range(arguments.seeds):
-            began = time.perf_counter()
-            spec = member_spec(name, seed, arguments.epochs)
-            run = arguments.output / f"{name}-{seed}-{arguments.epochs}"
-            train(spec, data=folder.path, output=run, resume=True)
-            members.append(forecasts(spec, folder, run))
-            table[run.name] = _row(m4, simple, members[-1]) | {"seconds": round(time.perf_counter() - began)}
-            print(run.name, table[run.name], file=sys.stderr, flush=True)
+    kept = place.work / "m4" / base_spec({"family": "mlp"}, {}).window_fingerprint
+    folder = make_dataset(m4, kept)
+    found = []
+    for name, seed in members:
+        spec = member_spec(name, seed)
+        output = kept / f"{name}-{seed}-{spec.fingerprint}"
+        train(spec, data=folder.path, output=output, resume=True)
+        found.append(forecasts(spec, folder, output))
     together = {
-        split: {key: np.mean([member[split][key] for member in members], axis=0) for key in members[0][split]}
-        for split in members[0]
+        part: {key: np.mean([member[part][key] for member in found], axis=0) for key in found[0][part]}
+        for part in found[0]
     }
-    return {
-        "series": len(m4.test),
-        "command": " ".join(sys.argv),
-        "protocol": simple,
-        "members": table,
-        "ensemble": _row(m4, simple, together),
-    }
+    return {"windows": len(m4.test), **_row(m4, simple, together)}
+
+
+def table(results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A row for each cell: the competition's scores, and those of intervals of 95 %."""
+    lines = [
+        "| cell | seed | windows | sMAPE | MASE | OWA | in 95 % | MSIS | s |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for one in sorted(results, key=lambda result: (result["cell"], result["seed"])):
+        scores = " | ".join(f"{one[name]:.3f}" for name in ("smape", "mase", "owa", "coverage", "msis"))
+        lines.append(f"| {one['cell']} | {one['seed']} | {one['windows']} | {scores} | {one['seconds']:.0f} |")
+    return lines
+
+
+BENCHMARK = Benchmark(cells, table)
 
 
 def check_protocol(m4: M4) -> dict[str, float]:
@@ -142,13 +149,13 @@ def check_protocol(m4: M4) -> dict[str, float]:
     return found | {"owa": owa(found["smape"], found["mase"], found["smape_naive2"], found["mase_naive2"])}
 
 
-def member_spec(name: str, seed: int, epochs: int) -> Spec:
+def member_spec(name: str, seed: int) -> Spec:
     """The spec of a member of the ensemble."""
     return base_spec(
         {"quantiles": list(LEVELS), "scaling": "window"} | MODELS[name],
         {
             "seed": seed,
-            "epochs": epochs,
+            "epochs": 16,
             "patience": None,
             "batch_size": 512,
             "windows_per_epoch": 51_200,
@@ -249,7 +256,3 @@ def _read(folder: Path, name: str) -> dict[str, Float64]:
     raw = plain.read_bytes() if plain.is_file() else gzip.decompress((folder / f"{name}.gz").read_bytes())
     rows = list(csv.reader(raw.decode().splitlines()))[1:]
     return {row[0]: np.array([float(cell) for cell in row[1:] if cell.strip()]) for row in rows}
-
-
-if __name__ == "__main__":
-    main()
