@@ -189,7 +189,7 @@ class StreamConsumer:
             if self._spec.changelog:
                 settings = admin.describe(self._topic)
                 prepare_changelog(admin, self._spec.changelog, settings.partitions if settings else 1)
-        self._client = client = stack.enter_context(ServingClient(self._spec))
+        self._client = client = stack.enter_context(ServingClient(self._spec, self._stopping))
         self._predictor = Predictor(
             self._spec,
             self._windowing,

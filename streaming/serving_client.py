@@ -6,10 +6,12 @@ model of other windows would predict, and be wrong.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from threading import Event as StopFlag
 from types import TracebackType
 from typing import Self
 
@@ -47,6 +49,11 @@ _KINDS: dict[grpc.StatusCode, type[ServingError]] = {
 # "Received message larger than max", "Task size 9 is larger than maximum input batch size 8".
 _TOO_LARGE = "larger than max"
 _SIZE_CODES = (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.INVALID_ARGUMENT)
+STOPPING_TIMEOUT_S = 3.0
+"""What a request may still take once we are told to stop."""
+STATUS_TIMEOUT_S = 5.0
+LOOK_S = 0.25
+
 _PROBE = {"probe": np.zeros(1, np.int32)}
 _OPTIONS = [
     ("grpc.max_receive_message_length", -1),
@@ -76,8 +83,9 @@ def predict_request(
 class _Call:
     """A request under way, which notes when it ended."""
 
-    def __init__(self, future: grpc.Future) -> None:
-        self._future, self._began, self._ended = future, time.monotonic(), 0.0
+    def __init__(self, future: grpc.Future, stopping: StopFlag) -> None:
+        self._future, self._stopping = future, stopping
+        self._began, self._ended = time.monotonic(), 0.0
         future.add_done_callback(self._note)
 
     @property
@@ -86,8 +94,21 @@ class _Call:
         return ((self._ended or time.monotonic()) - self._began) * 1_000
 
     def result(self) -> PredictResponse:
-        """Waits for it."""
-        return self._future.result()
+        """Waits for it; told to stop, for a few seconds at most.
+
+        Raises:
+          grpc.RpcError: it failed.
+          grpc.FutureCancelledError: it was given up.
+        """
+        give_up = math.inf
+        while True:
+            try:
+                return self._future.result(timeout=LOOK_S)
+            except grpc.FutureTimeoutError:
+                if self._stopping.is_set():
+                    give_up = min(give_up, time.monotonic() + STOPPING_TIMEOUT_S)
+                if time.monotonic() >= give_up:
+                    self._future.cancel()
 
     def _note(self, _: grpc.Future) -> None:
         self._ended = time.monotonic()
@@ -98,9 +119,11 @@ class ServingClient:
 
     Args:
       spec: whose windows the model must have been made for; its `serving` section says where it is.
+      stopping: once set, answers are no longer waited for as long as `serving.deadline` says.
     """
 
-    def __init__(self, spec: Spec | TextSpec) -> None:
+    def __init__(self, spec: Spec | TextSpec, stopping: StopFlag | None = None) -> None:
+        self._stopping = stopping or StopFlag()
         self.model = spec.model_name
         self.address = spec.serving.address
         self._fingerprint = spec.window_fingerprint
@@ -178,7 +201,7 @@ class ServingClient:
           FingerprintMismatch: the served version is of other windows, and no version that was right is left.
           ServingError: it refuses us.
         """
-        call = _Call(self._send(inputs, self._version, self._label))
+        call = _Call(self._send(inputs, self._version, self._label), self._stopping)
         return partial(self._await, inputs, call)
 
     def _await(self, inputs: Arrays, call: _Call) -> Answer:
@@ -192,7 +215,7 @@ class ServingClient:
             if not self._may_fall_back or self._last_verified is None:
                 raise
             version = self._last_verified
-            call = _Call(self._send(inputs, version))
+            call = _Call(self._send(inputs, version), self._stopping)
             try:
                 with self._errors_mapped():
                     response = call.result()
@@ -240,7 +263,9 @@ class ServingClient:
         if self._version is not None:
             request.model_spec.version.value = self._version
         with self._errors_mapped():
-            statuses = self._models.GetModelStatus(request, timeout=self._deadline_s).model_version_status
+            statuses = self._models.GetModelStatus(
+                request, timeout=min(self._deadline_s, STATUS_TIMEOUT_S)
+            ).model_version_status
         available = [int(status.version) for status in statuses if status.state == ModelVersionStatus.AVAILABLE]
         if available:
             return available
@@ -253,7 +278,7 @@ class ServingClient:
 
     def _describe(self, version: int | None, label: str | None = None) -> PredictResponse:
         with self._errors_mapped():
-            return self._send(_PROBE, version, label, "describe").result()
+            return _Call(self._send(_PROBE, version, label, "describe"), self._stopping).result()
 
     def _send(self, inputs: Arrays, version: int | None, label: str | None = None, signature: str = "") -> grpc.Future:
         request = predict_request(self.model, inputs, version=version, label=label, signature=signature)
@@ -267,6 +292,8 @@ class ServingClient:
             code, details = exc.code(), " ".join((exc.details() or "").split())
             kind = ServingTooLarge if _TOO_LARGE in details and code in _SIZE_CODES else _KINDS.get(code, ServingError)
             raise kind(f"{self._where()}: {code.name}: {details:.300}") from exc
+        except grpc.FutureCancelledError as exc:
+            raise ServingUnavailable(f"{self._where()}: no answer before the end") from exc
 
     def _where(self) -> str:
         return f"model '{self.model}' at {self.address}"

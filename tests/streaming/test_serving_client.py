@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -171,6 +172,19 @@ def test_a_deadline_on_every_request(scripted: Scripted, address: str) -> None:
         with pytest.raises(ServingUnavailable, match="DEADLINE_EXCEEDED"):
             client.ask(INPUTS)()
         assert time.monotonic() - began < 1.5
+
+
+def test_told_to_stop_it_does_not_wait_for_the_deadline(scripted: Scripted, address: str) -> None:
+    stopping = threading.Event()
+    with ServingClient(spec_for(address, deadline="1min"), stopping) as client:
+        client.wait_until_available(1)
+        scripted.delay_s = 6.0
+        waiting = client.ask(INPUTS)
+        threading.Timer(0.1, stopping.set).start()
+        began = time.monotonic()
+        with pytest.raises(ServingUnavailable, match="no answer before the end"):
+            waiting()
+        assert 2 < time.monotonic() - began < 5
 
 
 def test_a_version_of_other_windows(scripted: Scripted, address: str) -> None:
