@@ -125,9 +125,11 @@ class TextSpec(Section):
         return self
 
     @model_validator(mode="after")
-    def _loss_is_of_classes(self) -> Self:
+    def _training_is_of_classes(self) -> Self:
         if self.training.loss != "mse":
             raise ValueError("training.loss is for series; the loss of texts is the cross-entropy of the classes")
+        if self.training.windows_per_epoch is not None:
+            raise ValueError("training.windows_per_epoch is for series; an epoch of texts is the whole train split")
         return self
 
     @cached_property

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
 import time
@@ -21,6 +20,8 @@ from rich.console import Console
 from models import layout
 from models.class_weights import class_weights
 from models.descent import CHECKPOINT_SECONDS, Descent, Feed, Objective, descend
+from models.precision import computing_in
+from models.reader import batches_of
 from models.run_folder import check_file, open_run, write_json
 from models.text import stored
 from models.text.classifier import LOGITS, NGRAM_BRANCH, bigrams_of
@@ -176,7 +177,8 @@ def _fit(
     keras.utils.set_random_seed(options.seed)
     keys = np.zeros(0, np.int64) if bigrams_of(spec) is None else yardstick.keys
     state = TextState(folder.vocabulary, folder.manifest.classes, keys)
-    classifier = TextClassifier(spec, state, state.build(spec))
+    with computing_in(options.precision):
+        classifier = TextClassifier(spec, state, state.build(spec))
     if bigrams_of(spec) is not None:
         classifier.model.get_layer(NGRAM_BRANCH).take_over(yardstick.weights)
     if isinstance(spec.model, BigramsModel):
@@ -191,7 +193,7 @@ def _fit(
         return found.map(supervise, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
     def steps(split: str) -> int:
-        return math.ceil(folder.split(split).documents / options.batch_size)
+        return batches_of(folder.split(split).documents, options.batch_size)
 
     missed = _validation_error(folder, yardstick)
     descent = descend(

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from models.precision import computing_in
 from models.text.classifier import IDS, LOGITS, NGRAM_BRANCH, NGRAMS, Sizes, build_classifier
 from models.text.families import TEXT_FAMILIES
 from models.text.naive_bayes import NgramWeights
@@ -59,6 +60,20 @@ def predicted(model: Any, ids: NDArray[np.int32]) -> NDArray[np.float32]:
 
 
 @pytest.mark.parametrize("family", MODELS)
+def test_half_the_bits_give_nearly_the_same(family: str) -> None:
+    spec = spec_of(family, bigrams={})
+    whole = build_classifier(spec, SIZES)
+    with computing_in("bfloat16"):
+        half = build_classifier(spec, SIZES)
+    half.set_weights(whole.get_weights())
+    ids = np.array([[3, 9, 4, 7, 1]], np.int32)
+    inputs = {IDS: ids[:, None] if family == "hierarchical" else ids, NGRAMS: ids}
+    one, other = (model(inputs, training=False)[LOGITS] for model in (whole, half))
+    assert other.dtype == "float32"
+    np.testing.assert_allclose(one, other, atol=0.03)
+
+
+@pytest.mark.parametrize("family", MODELS)
 def test_the_order_of_tokens_counts(family: str) -> None:
     model = build_classifier(spec_of(family), SIZES)
     ids = np.array([[3, 9, 4, 7, 1]], np.int32)
@@ -89,6 +104,7 @@ def test_the_branch_adds_the_logits_of_what_a_document_contains() -> None:
         ({"model": {"family": "attention"}, "text": {"length": 5000}}, "at most 4096, got 5000"),
         ({"model": {"family": "attention", "embedding": 10}}, "must be a multiple of heads"),
         ({"model": {"family": "cnn"}, "training": {"loss": "mae"}}, "cross-entropy"),
+        ({"model": {"family": "cnn"}, "training": {"windows_per_epoch": 9}}, "whole train split"),
         ({"model": {"family": "gru"}}, r"\$\.model"),
     ],
 )
