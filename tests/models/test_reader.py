@@ -201,3 +201,10 @@ def test_fewer_windows_than_the_manifest_says_do_not_pass_unnoticed(tmp_path: Pa
     folder.shard_paths("test")[0].write_bytes(b"")
     with pytest.raises(tf.errors.OpError):
         list(windows(folder, "test", batch_size=8))
+
+
+def test_a_batch_of_many_short_series_mixes_more_keys_than_one_group_of_blocks_has(tmp_path: Path) -> None:
+    keys = tuple(f"k{number:02d}" for number in range(4 * BLOCKS_AT_ONCE))
+    folder = lay_dataset(tmp_path / "dataset", easy_spec(), easy_series(days=12, keys=keys))
+    first = next(iter(windows(folder, "train", batch_size=256, shuffle_seed=1).as_numpy_iterator()))
+    assert len(set(first["key"].tolist())) > 2 * BLOCKS_AT_ONCE
