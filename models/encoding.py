@@ -99,7 +99,7 @@ def encode(spec: Spec, options: ForecastModel, constants: Constants, inputs: Map
         target, moved = affine(target), affine(moved)
     target, moved = target * there, moved * there
 
-    events = ops.any(ops.isfinite(_take(inputs["past_values"], columns.targets + columns.beside)), axis=-1)
+    around = ops.any(_take(present, columns.beside) > 0, axis=-1)
     beside = _beside(columns, normal, values, present, observed)
     known = _known(columns, inputs["future_values"], mean, deviation) if "future_values" in inputs else None
     static = _static(columns, inputs["static_values"], constants) if "static_values" in inputs else None
@@ -107,20 +107,17 @@ def encode(spec: Spec, options: ForecastModel, constants: Constants, inputs: Map
         rows = _Rows(len(columns.targets))
         moved = rows.apart(moved)
         past = _joined([moved, rows.apart(seen), *(rows.each(part) for part in beside)])
-        known, static, first_step = (
-            None if part is None else rows.each(part) for part in (known, static, inputs.get("first_step"))
-        )
-        events = rows.each(events)
+        known, static, around = (None if part is None else rows.each(part) for part in (known, static, around))
+        there = rows.apart(there)
     else:
         rows, past = None, _joined([target, seen, *beside])
-        first_step = inputs.get("first_step")
     window = EncodedWindow(
         past=past,
         target=moved,
         future=known,
         static=static,
-        present=events,
-        first_step=first_step,
+        present=ops.logical_or(ops.any(there > 0, axis=-1), around),
+        first_step=inputs.get("first_step"),
         channel=None if rows is None else rows.number(anchor),
         channels=len(columns.targets),
         horizon=spec.window.horizon,

@@ -21,8 +21,8 @@ class EncodedWindow:
     was; None where the spec has neither.
     `static` float32 (n, channel): the static covariates, and a flag for each, 1 where there is one; None where the spec
     has none.
-    `present` bool (n, past): whether a step has a value of any feature that events carry, but for static ones.
-    `first_step` int64 (n,): the number of the window's first step; None where the model does not take it.
+    `present` bool (n, past): whether a step has a value of one of the row's targets or of a covariate from events.
+    `first_step` int64 (n,): the number of the first step; None where the model does not take it.
     `channel` int32 (n,): which target a row is, below `channels`; None where the targets are forecast together.
     `horizon`: the steps to forecast; `width`: the numbers to forecast for each of them, one for each of the row's
     targets and each level.

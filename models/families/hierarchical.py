@@ -44,14 +44,14 @@ from schemas.spec import Spec
 NEIGHBOURS = 2
 """Tokens on either side that the stem mixes into each one, unless chunks must stand for themselves."""
 
-_STEM, _SLOTS, _LOWEST, _UPPER, _HEAD = "stem", "slots", "lowest", "upper", "head"
+_STEM, _LOWEST, _UPPER, _HEAD = "stem", "lowest", "upper", "head"
 
 
 def build(options: HierarchicalModel, window: EncodedWindow, *, portable: bool) -> Any:  # noqa: ARG001
     """Builds the family; see `models.families.family`."""
     steps, present = window.past, window.present
     if options.cacheable:
-        slots = ToSlots(layout_of(options, steps.shape[1]), name=_SLOTS)
+        slots = ToSlots(layout_of(options, steps.shape[1]))
         steps, present = slots(steps, present, window.first_step)
     stem = PatchStem(options.units, options.patch, 0 if options.cacheable else NEIGHBOURS, name=_STEM)
     lowest = ChunkLevel(options.chunk, options.heads, options.layers, options.dropout, name=_LOWEST)
