@@ -26,6 +26,7 @@ from rich.console import Console
 from models import layout
 from models.checkpoint import Checkpoint
 from models.dead_units import DeadUnits
+from models.distribution import Distribution, summed
 from models.optimization import LearningRate, build_optimizer, clipping
 from models.progress import Boards, EpochLines, EpochLog, draw_learning_curve
 from schemas.errors import Interrupted, ModelError
@@ -82,6 +83,7 @@ def descend(
     console: Console,
     remarks: Callable[[Mapping[str, float]], dict[str, float | None]] = lambda _: {},
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    distribution: Distribution | None = None,
 ) -> Descent:
     """Trains until the validation loss no longer falls, and leaves the model with the best epoch's weights.
 
@@ -98,11 +100,16 @@ def descend(
       console: for progress.
       remarks: adds numbers to an epoch's record from those that it has.
       checkpoint_seconds: see above.
+      distribution: over which devices; the model was built in its scope. One device when left out. Of several processes
+        each has a folder of its own, with the same checkpoint.
     Raises:
       ModelError: the loss or a weight is no finite number any more, or the checkpoint is of another model.
       Interrupted: on SIGINT or SIGTERM, when the checkpoint is written.
     """
-    return _Run(model, training, objective, feed, run, console, remarks, checkpoint_seconds).descend()
+    spread = distribution or Distribution()
+    with spread.scope():
+        descent = _Run(model, training, objective, feed, run, console, remarks, checkpoint_seconds, spread)
+    return descent.descend()
 
 
 class _Run:
@@ -116,13 +123,14 @@ class _Run:
         console: Console,
         remarks: Callable[[Mapping[str, float]], dict[str, float | None]],
         checkpoint_seconds: float,
+        distribution: Distribution,
     ) -> None:
         self._model, self._training, self._feed, self._run, self._remarks = model, training, feed, run, remarks
-        self._checkpoint_seconds = checkpoint_seconds
+        self._checkpoint_seconds, self._distribution = checkpoint_seconds, distribution
         self._rate = LearningRate(training, feed.train_steps)
         self._optimizer = build_optimizer(training, self._rate)
         self._optimizer.build(model.trainable_variables)
-        self._steps = _Steps(model, self._optimizer, objective, clipping(training))
+        self._steps = _Steps(model, self._optimizer, objective, clipping(training), distribution)
         self._state = [*model.variables, *self._optimizer.variables]
         self._dead_units = DeadUnits(model)
         self._log = EpochLog(run / layout.METRICS_FILE)
@@ -133,7 +141,7 @@ class _Run:
 
     def descend(self) -> Descent:
         step, spent, sums = self._restore()
-        batches = iter(self._batches(len(self._log.records), step))
+        batches = self._distribution.batches(self._batches(len(self._log.records), step), self._training.batch_size)
         with _interruptible() as interrupted:
             try:
                 while not self._is_done():
@@ -197,7 +205,8 @@ class _Run:
         return rest.skip(step).prefetch(tf.data.AUTOTUNE)
 
     def _validate(self) -> NDArray[np.float64]:
-        batches, left = iter(self._feed.validation), self._feed.validation_steps
+        batches = self._distribution.batches(self._feed.validation, self._training.batch_size)
+        left = self._feed.validation_steps
         total = tf.constant(self._steps.nothing())
         while left:
             count = min(self._training.steps_per_execution, left)
@@ -216,7 +225,7 @@ class _Run:
         return done >= self._training.epochs or (patience is not None and done - self._best_epoch() >= patience)
 
     def _save(self, step: int, seconds: float, sums: NDArray[np.float64]) -> None:
-        variables = [np.asarray(variable) for variable in self._state]
+        variables = [variable.numpy() for variable in self._state]
         if not all(np.isfinite(value).all() for value in variables if value.dtype.kind == "f"):
             raise self._diverged("finite weights, got some that are not")
         state = Checkpoint(self._log.records, step, seconds, sums, variables, self._best)
@@ -250,9 +259,15 @@ class _Steps:
     """The compiled passes over batches. Each gives sums: of weighted cost, of weight, of cells, of each metric."""
 
     def __init__(
-        self, model: Any, optimizer: Any, objective: Objective, clip: Callable[[list[Any]], list[Any]]
+        self,
+        model: Any,
+        optimizer: Any,
+        objective: Objective,
+        clip: Callable[[list[Any]], list[Any]],
+        distribution: Distribution,
     ) -> None:
         self._model, self._optimizer, self._objective, self._clip = model, optimizer, objective, clip
+        self._distribution = distribution
         self._variables = model.trainable_variables
         self.train = tf.function(self._train)
         self.test = tf.function(self._test)
@@ -271,26 +286,27 @@ class _Steps:
     def _train(self, batches: Any, count: Any) -> Any:
         sums = tf.zeros(3 + len(self._objective.metrics))
         for _ in tf.range(count):
-            sums += self._train_batch(*next(batches))
+            sums += self._distribution.run(self._train_batch, next(batches))
         return sums
 
     def _test(self, batches: Any, count: Any) -> Any:
         sums = tf.zeros(3 + len(self._objective.metrics))
         for _ in tf.range(count):
-            sums += self._test_batch(*next(batches))
+            sums += self._distribution.run(self._test_batch, next(batches))
         return sums
 
     def _train_batch(self, inputs: Any, labels: Any, weights: Any) -> Any:
-        weight = tf.reduce_sum(weights)
+        weight = summed(tf.reduce_sum(weights))  # of the global batch: a replica's part is a part of that mean
         with tf.GradientTape() as tape:
             outputs = self._model(inputs, training=True)
             cost = tf.reduce_sum(self._objective.cost(labels, outputs) * weights)
-            loss = tf.add_n([tf.math.divide_no_nan(cost, weight), *self._model.losses])
+            others = [loss / self._distribution.replicas for loss in self._model.losses]
+            loss = tf.add_n([tf.math.divide_no_nan(cost, weight), *others])
         gradients = [
             tf.zeros_like(variable) if gradient is None else tf.convert_to_tensor(gradient)
             for gradient, variable in zip(tape.gradient(loss, self._variables), self._variables, strict=True)
         ]
-        self._optimizer.apply(self._clip(gradients), self._variables)
+        self._optimizer.apply(self._clip(summed(gradients)), self._variables)
         return self._sums(labels, outputs, weights, cost)
 
     def _test_batch(self, inputs: Any, labels: Any, weights: Any) -> Any:
@@ -301,7 +317,7 @@ class _Steps:
     def _sums(self, labels: Any, outputs: Any, weights: Any, cost: Any) -> Any:
         cells = tf.cast(weights != 0, tf.float32)
         metrics = [tf.reduce_sum(metric(labels, outputs) * cells) for metric in self._objective.metrics.values()]
-        return tf.stack([cost, tf.reduce_sum(weights), tf.reduce_sum(cells), *metrics])
+        return summed(tf.stack([cost, tf.reduce_sum(weights), tf.reduce_sum(cells), *metrics]))
 
 
 @contextmanager
