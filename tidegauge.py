@@ -144,6 +144,9 @@ def train(
     checkpoint_every: Annotated[
         str, typer.Option(help="Time between checkpoints within an epoch, such as 5min; each epoch ends with one.")
     ] = "1min",
+    strategy: Annotated[
+        str, typer.Option(help="Devices: one, mirrored (all of this machine), multi-worker (by TF_CONFIG) or tpu.")
+    ] = "one",
     as_json: AsJson = False,
 ) -> None:
     """Train the spec's model, and measure it on the test split beside its yardsticks.
@@ -155,17 +158,23 @@ def train(
     checkpoint.
     """
     _import_tensorflow()
+    from models.distribution import kind_of
     from models.train import train as run
     from schemas.text_spec import TextSpec, load_any_spec
 
     loaded, every = load_any_spec(spec), _seconds(checkpoint_every, "--checkpoint-every")
+    kind = kind_of(strategy)
     if isinstance(loaded, TextSpec):
+        if kind != "one":
+            raise typer.BadParameter("--strategy is for series, not for texts")
         from models.text.train import train_texts
 
         texts = train_texts(loaded, data=data, output=output, resume=resume, quiet=as_json, checkpoint_seconds=every)
         _show(asdict(texts), as_json, texts.lines)
         return
-    summary = run(loaded, data=data, output=output, resume=resume, quiet=as_json, checkpoint_seconds=every)
+    summary = run(
+        loaded, data=data, output=output, resume=resume, quiet=as_json, checkpoint_seconds=every, strategy=kind
+    )
 
     def lines() -> list[str]:
         how = f"{summary.epochs} epochs, the best was {summary.best_epoch}" if summary.epochs else "fitted"

@@ -84,6 +84,7 @@ def descend(
     remarks: Callable[[Mapping[str, float]], dict[str, float | None]] = lambda _: {},
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
     distribution: Distribution | None = None,
+    stop_after: int | None = None,
 ) -> Descent:
     """Trains until the validation loss no longer falls, and leaves the model with the best epoch's weights.
 
@@ -102,6 +103,7 @@ def descend(
       checkpoint_seconds: see above.
       distribution: over which devices; the model was built in its scope. One device when left out. Of several processes
         each has a folder of its own, with the same checkpoint.
+      stop_after: ends after so many epochs, as if the run were over; called again with more it goes on.
     Raises:
       ModelError: the loss or a weight is no finite number any more, or the checkpoint is of another model.
       Interrupted: on SIGINT or SIGTERM, when the checkpoint is written.
@@ -109,7 +111,7 @@ def descend(
     spread = distribution or Distribution()
     with spread.scope():
         descent = _Run(model, training, objective, feed, run, console, remarks, checkpoint_seconds, spread)
-    return descent.descend()
+    return descent.descend(min(training.epochs, stop_after or training.epochs))
 
 
 class _Run:
@@ -139,12 +141,12 @@ class _Run:
         self._best: list[NDArray[Any]] = []
         self._checkpoint_due = math.inf
 
-    def descend(self) -> Descent:
+    def descend(self, epochs: int) -> Descent:
         step, spent, sums = self._restore()
         batches = self._distribution.batches(self._batches(len(self._log.records), step), self._training.batch_size)
         with _interruptible() as interrupted:
             try:
-                while not self._is_done():
+                while not self._is_done(epochs):
                     self._epoch(batches, step, spent, sums, interrupted)
                     step, spent, sums = 0, 0.0, self._steps.nothing()
             finally:
@@ -218,11 +220,11 @@ class _Run:
     def _best_epoch(self) -> int:
         return int(min(self._log.records, key=lambda record: float(record["val_loss"]))["epoch"])
 
-    def _is_done(self) -> bool:
+    def _is_done(self, epochs: int) -> bool:
         done, patience = len(self._log.records), self._training.patience
         if not done:
             return False
-        return done >= self._training.epochs or (patience is not None and done - self._best_epoch() >= patience)
+        return done >= epochs or (patience is not None and done - self._best_epoch() >= patience)
 
     def _save(self, step: int, seconds: float, sums: NDArray[np.float64]) -> None:
         variables = [variable.numpy() for variable in self._state]

@@ -20,6 +20,18 @@ Kind = Literal["one", "mirrored", "multi-worker", "tpu"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
+def kind_of(name: str) -> Kind:
+    """The kind by its name.
+
+    Raises:
+      ModelError: there is none.
+    """
+    for kind in KINDS:
+        if kind == name:
+            return kind
+    raise ModelError(f"--strategy: expected one of {', '.join(KINDS)}, got '{name}'")
+
+
 class Distribution:
     """How a descent is spread. `replicas` take a batch together; one of the processes that do is the chief.
 
@@ -53,7 +65,7 @@ class Distribution:
             return iter(dataset)
         if batch_size % self.replicas:
             raise ModelError(
-                f"$.training.batch_size: expected a multiple of the number of devices ({self.replicas}), got {batch_size}"
+                f"$.training.batch_size: expected a multiple of {self.replicas} (devices), got {batch_size}"
             )
         share = batch_size // self.replicas
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ from rich.console import Console
 from models import layout, objective, stored
 from models.calibration import calibrate, calibrated, needs_calibration
 from models.descent import CHECKPOINT_SECONDS, Descent, Feed, descend
+from models.distribution import Distribution, Kind
 from models.evaluation import evaluate_forecasts, evaluate_persistence, forecast_of, skills_of
 from models.export import export
 from models.exported import write_evaluation
@@ -63,6 +67,7 @@ def train(
     resume: bool = False,
     quiet: bool = False,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    strategy: Kind = "one",
 ) -> RunSummary:
     """Trains a model and leaves all that belongs to it in a folder (`models.layout` says what).
 
@@ -75,32 +80,80 @@ def train(
       resume: goes on with the run in the folder, if there is one. One that is complete is left as it is.
       quiet: prints nothing; else the progress goes to standard error.
       checkpoint_seconds: between checkpoints within an epoch; there is one at the end of each epoch anyway.
+      strategy: over which devices (`models.distribution`). Of several processes the chief writes the run; to resume it,
+        the others must see its folder.
     Raises:
       ModelError: the spec has no model, the folder is taken or cannot be written, the run in it is another, or the loss
         is no number any more.
       Interrupted: it was asked to stop, and can be resumed.
       DatasetError: the dataset is not the spec's, is damaged, or a split of it is empty.
     """
-    if spec.model is None:
-        raise ModelError("$.model: expected a model to train, got none")
-    if spec.training.class_weights is not None:
-        raise ModelError("$.training.class_weights: expected none for a forecast, which has no classes")
     started = time.perf_counter()
-    folder = _open_dataset(spec, data)
-    run = Path(output)
-    record = {"spec": spec.semantic_document(), "family": spec.model.family, "lineage": _lineage(folder)}
-    begun = open_run(run, record, resume=resume)
-    if "outcome" in begun:
-        return RunSummary(**begun["outcome"])
-    console = Console(stderr=True, quiet=quiet)
-    family = FAMILIES[spec.model.family]
+    distribution = Distribution(strategy)
+    folder = open_dataset(spec, data)
+    record = {"spec": spec.semantic_document(), "family": family_of(spec), "lineage": lineage(folder)}
+    with _folder_of(distribution, Path(output), resume=resume) as run:
+        begun = open_run(run, record, resume=resume)
+        if "outcome" in begun:
+            return RunSummary(**begun["outcome"])
+        console = Console(stderr=True, quiet=quiet or not distribution.is_chief)
+        found = fit(spec, folder, run, console, checkpoint_seconds=checkpoint_seconds, distribution=distribution)
+        return finish(run, folder, begun | found.record, found.descent, started=started)
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """What came of fitting a model: for a descent its course, and what else a run's record says of it."""
+
+    descent: Descent
+    record: dict[str, Any]
+
+
+def fit(
+    spec: Spec,
+    folder: DatasetFolder,
+    run: Path,
+    console: Console,
+    *,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    distribution: Distribution | None = None,
+    stop_after: int | None = None,
+) -> Fit:
+    """Fits the spec's model, by descent or in closed form, and keeps it in the run's folder.
+
+    Args:
+      spec: with a model.
+      folder: of `open_dataset`.
+      run: the run's folder, with its `run.json`; a descent goes on from the checkpoint in it.
+      console: for progress.
+      checkpoint_seconds: between checkpoints within an epoch.
+      distribution: over which devices.
+      stop_after: of a descent, so many epochs now; it can go on later.
+    Raises:
+      ModelError, Interrupted: as for `train`.
+    """
+    family = FAMILIES[family_of(spec)]
     if isinstance(family, FittedFamily):
-        begun |= {"fit": _fit(family, spec, folder, run, console)}
-        descent = Descent([], 0)
-    else:
-        descent = _descend(spec, folder, run, console, checkpoint_seconds)
+        if distribution is not None and distribution.replicas > 1:
+            raise ModelError(f"$.model.family: '{family_of(spec)}' is fitted on one device (--strategy one)")
+        return Fit(Descent([], 0), {"fit": _fit(family, spec, folder, run, console)})
+    return Fit(_descend(spec, folder, run, console, checkpoint_seconds, distribution or Distribution(), stop_after), {})
+
+
+def finish(
+    run: Path, folder: DatasetFolder, begun: Mapping[str, Any], descent: Descent, *, started: float
+) -> RunSummary:
+    """Makes a run complete: calibrates, evaluates and exports the model that is kept in its folder.
+
+    Args:
+      run: the run's folder.
+      folder: the dataset that it is evaluated on.
+      begun: what `run.json` is to say, but for the outcome.
+      descent: how the model was trained.
+      started: by `time.perf_counter`, for the outcome's seconds.
+    """
     kept = stored.load(run)
-    model, calibration = kept.model, None
+    spec, model, calibration = kept.spec, kept.model, None
     if needs_calibration(spec):
         calibration = calibrate(spec, folder.statistics, folder, model)
         model = calibrated(spec, folder.statistics, model, calibration)
@@ -119,7 +172,7 @@ def train(
     )
     summary = RunSummary(
         run=str(run),
-        family=spec.model.family,
+        family=family_of(spec),
         windows={name: folder.split(name).windows for name in SPLITS},
         epochs=len(descent.records),
         best_epoch=descent.best_epoch,
@@ -129,12 +182,45 @@ def train(
         skill=metrics["standardised"]["skill"],
         skills=skills_of(metrics),
     )
-    write_json(run / layout.RUN_FILE, begun | {"outcome": asdict(summary)})
+    write_json(run / layout.RUN_FILE, {**begun, "outcome": asdict(summary)})
     (run / layout.CHECKPOINT_FILE).unlink(missing_ok=True)
     return summary
 
 
-def _open_dataset(spec: Spec, data: str | os.PathLike[str]) -> DatasetFolder:
+def family_of(spec: Spec) -> str:
+    """The family of the spec's model.
+
+    Raises:
+      ModelError: the spec has no model.
+    """
+    if spec.model is None:
+        raise ModelError("$.model: expected a model to train, got none")
+    return spec.model.family
+
+
+@contextmanager
+def _folder_of(distribution: Distribution, output: Path, *, resume: bool) -> Iterator[Path]:
+    """The folder that this process writes the run to: the chief's is the run's, another's is gone at the end."""
+    if distribution.is_chief:
+        yield output
+        return
+    with tempfile.TemporaryDirectory(prefix="tidegauge-worker-") as own:
+        for name in (layout.RUN_FILE, layout.CHECKPOINT_FILE) if resume else ():
+            if (output / name).exists():
+                shutil.copy(output / name, own)
+        yield Path(own)
+
+
+def open_dataset(spec: Spec, data: str | os.PathLike[str]) -> DatasetFolder:
+    """Opens a dataset to train a spec's model on.
+
+    Raises:
+      DatasetError: it is not the spec's, is damaged, or a split of it is empty.
+      ModelError: the spec has no model, or options that no forecast has.
+    """
+    family_of(spec)
+    if spec.training.class_weights is not None:
+        raise ModelError("$.training.class_weights: expected none for a forecast, which has no classes")
     folder = DatasetFolder(data)
     folder.require_windows_of(spec)
     if folder.spec.split != spec.split:
@@ -155,11 +241,20 @@ def _fit(family: FittedFamily, spec: Spec, folder: DatasetFolder, run: Path, con
     return fitted.report
 
 
-def _descend(spec: Spec, folder: DatasetFolder, run: Path, console: Console, checkpoint_seconds: float) -> Descent:
+def _descend(
+    spec: Spec,
+    folder: DatasetFolder,
+    run: Path,
+    console: Console,
+    checkpoint_seconds: float,
+    distribution: Distribution,
+    stop_after: int | None,
+) -> Descent:
     """Trains until the validation loss no longer falls, and keeps the best epoch's model in the run's folder."""
     options = spec.training
     keras.utils.set_random_seed(options.seed)
-    model = build_forecaster(spec, folder.statistics, precision=options.precision)
+    with distribution.scope():
+        model = build_forecaster(spec, folder.statistics, precision=options.precision)
 
     add_deviation = objective.add_deviation(spec, Constants.of(spec, folder.statistics))
     supervise = objective.supervise(spec)
@@ -184,12 +279,14 @@ def _descend(spec: Spec, folder: DatasetFolder, run: Path, console: Console, che
         console=console,
         remarks=lambda numbers: {"val_skill": skill(numbers["val_mae"], yardstick)},
         checkpoint_seconds=checkpoint_seconds,
+        distribution=distribution,
+        stop_after=stop_after,
     )
     stored.save(run, folder.statistics, model)
     return descent
 
 
-def _lineage(folder: DatasetFolder) -> dict[str, Any]:
+def lineage(folder: DatasetFolder) -> dict[str, Any]:
     """What the model is made of: the dataset by its manifest's hash, and the origins of its splits."""
     splits = {
         name: folder.split(name).model_dump(include={"windows", "first_origin_ms", "last_origin_ms"}) for name in SPLITS
