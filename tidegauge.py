@@ -246,6 +246,44 @@ def backtest(
 
 
 @app.command()
+def tune(
+    spec: SpecFile,
+    space: Annotated[Path, typer.Option(help="The search space: values or ranges of fields, by their paths (YAML).")],
+    data: Annotated[Path, typer.Option("--data", help="A dataset folder.")],
+    output: Annotated[Path, typer.Option("--output", help="The folder of the search.")],
+    trials: Annotated[int, typer.Option(min=1, help="Candidates to draw.")] = 20,
+    method: Annotated[str, typer.Option(help="random, or halving: the best third of each round gets more.")] = "random",
+    grows: Annotated[str, typer.Option(help="What it gets more of: epochs, or windows an epoch.")] = "epochs",
+    metric: Annotated[str, typer.Option(help="mae or mse, of the validation split, in standardised units.")] = "mae",
+    seed: Annotated[int, typer.Option(help="Draws the candidates.")] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the search in the folder, if there is one.")] = (
+        False
+    ),
+    as_json: AsJson = False,
+) -> None:
+    """Search a spec's fields for what does best on the validation split; writes the best spec."""
+    _import_tensorflow()
+    from models.tuning import Search, table
+    from models.tuning import tune as run
+    from schemas.documents import parse_as, read_document
+    from schemas.search_space import load_search_space
+    from schemas.spec import load_spec
+
+    load_spec(spec)
+    search = {"trials": trials, "method": method, "grows": grows, "metric": metric, "seed": seed}
+    tuned = run(
+        read_document(spec, {}),
+        load_search_space(space),
+        parse_as(Search, search, where="tune"),
+        data=data,
+        output=output,
+        resume=resume,
+        report=_reporter(as_json),
+    )
+    _show(asdict(tuned), as_json, lambda: [*table(tuned, metric), f"best: {tuned.best}"])
+
+
+@app.command()
 def push(
     run: Annotated[Path, typer.Option("--run", help="A run folder of `train`.")],
     spec: SpecFile,

@@ -198,6 +198,11 @@ def family_of(spec: Spec) -> str:
     return spec.model.family
 
 
+def is_fitted(spec: Spec) -> bool:
+    """Whether the spec's family is fitted without descent."""
+    return isinstance(FAMILIES[family_of(spec)], FittedFamily)
+
+
 @contextmanager
 def _folder_of(distribution: Distribution, output: Path, *, resume: bool) -> Iterator[Path]:
     """The folder that this process writes the run to: the chief's is the run's, another's is gone at the end."""
