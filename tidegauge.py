@@ -22,6 +22,7 @@ import typer
 from schemas.errors import TidegaugeError
 
 if TYPE_CHECKING:
+    from models.train import RunSummary
     from streaming.live_status import LiveStatus
 
 app = typer.Typer(
@@ -175,19 +176,7 @@ def train(
     summary = run(
         loaded, data=data, output=output, resume=resume, quiet=as_json, checkpoint_seconds=every, strategy=kind
     )
-
-    def lines() -> list[str]:
-        how = f"{summary.epochs} epochs, the best was {summary.best_epoch}" if summary.epochs else "fitted"
-        best = f"{summary.family}: {how}, in {summary.seconds:.0f} s"
-        errors = [
-            f"test MAE of {target}: {mae:.4g} (persistence {summary.mae_persistence[target]:.4g})"
-            for target, mae in summary.mae.items()
-            if mae is not None
-        ]
-        skills = [f"{value:+.1%} against {name}" for name, value in summary.skills.items() if value is not None]
-        return [best, *errors, f"skill: {', '.join(skills)}", f"run: {summary.run} (report.html)"]
-
-    _show(asdict(summary), as_json, lines)
+    _show(asdict(summary), as_json, lambda: _run_lines(summary))
 
 
 @app.command()
@@ -281,6 +270,24 @@ def tune(
         report=_reporter(as_json),
     )
     _show(asdict(tuned), as_json, lambda: [*table(tuned, metric), f"best: {tuned.best}"])
+
+
+@app.command()
+def ensemble(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders of `train`, two or more, of the same dataset.")],
+    data: Annotated[Path, typer.Option("--data", help="That dataset.")],
+    output: Annotated[Path, typer.Option("--output", help="The run folder to write.")],
+    weights: Annotated[str, typer.Option(help="mean, or validation: fitted on that split.")] = "mean",
+    as_json: AsJson = False,
+) -> None:
+    """Make one model of several trained ones; evaluate, push and serve it like any other."""
+    _import_tensorflow()
+    from models.ensemble import ensemble as run
+
+    if weights not in ("mean", "validation"):
+        raise typer.BadParameter(f"--weights: expected mean or validation, got '{weights}'")
+    summary = run(runs, data=data, output=output, weights="mean" if weights == "mean" else "validation")
+    _show(asdict(summary), as_json, lambda: _run_lines(summary))
 
 
 @app.command()
@@ -683,6 +690,18 @@ def _print_json(document: Any) -> None:
 
     options = orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
     print(orjson.dumps(document, default=plain, option=options).decode())
+
+
+def _run_lines(summary: RunSummary) -> list[str]:
+    how = f"{summary.epochs} epochs, the best was {summary.best_epoch}" if summary.epochs else "fitted"
+    best = f"{summary.family}: {how}, in {summary.seconds:.0f} s"
+    errors = [
+        f"test MAE of {target}: {mae:.4g} (persistence {summary.mae_persistence[target]:.4g})"
+        for target, mae in summary.mae.items()
+        if mae is not None
+    ]
+    skills = [f"{value:+.1%} against {name}" for name, value in summary.skills.items() if value is not None]
+    return [best, *errors, f"skill: {', '.join(skills)}", f"run: {summary.run} (report.html)"]
 
 
 def _text_manifest_lines(manifest: Mapping[str, Any], path: Path) -> list[str]:

@@ -34,6 +34,7 @@ from models.forms import TensorForm, input_forms
 from models.saved_model import DEFAULT_SIGNATURE, EXAMPLES_SIGNATURE, traced, tracked, write_saved_model
 from models.scaling import Constants, KeyRows
 from schemas.dataset import Statistics
+from schemas.model_spec import EnsembleModel
 from schemas.spec import Spec
 
 _WARMUP_BATCHES = (1, 32)
@@ -73,7 +74,7 @@ def export(
             for name, inner in models.items()
             if "mean" in inner.output
         }
-    layers = [layer for inner in models.values() for layer in inner.layers]
+    layers = [layer for inner in models.values() for layer in inner._flatten_layers()]  # an ensemble's are nested
     tables = [layer.table for layer in layers if isinstance(layer, KeyRows)]
     forests = [forest for layer in layers if isinstance(layer, YdfForest) for forest in layer.resources]
     write_saved_model(
@@ -92,6 +93,8 @@ def export(
 def _of_family(spec: Spec, statistics: Statistics, model: Any) -> Mapping[str, Any]:
     """The Keras models of the signatures that the family adds."""
     assert spec.model is not None
+    if isinstance(spec.model, EnsembleModel):
+        return {}
     signatures = FAMILIES[spec.model.family].signatures
     return signatures(spec, Constants.of(spec, statistics), model) if signatures is not None else {}
 

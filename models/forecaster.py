@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -15,6 +16,7 @@ from models.precision import computing_in
 from models.scaling import Constants
 from schemas.dataset import Statistics
 from schemas.errors import ModelError
+from schemas.model_spec import EnsembleModel
 from schemas.spec import Spec
 
 
@@ -33,7 +35,8 @@ def build_forecaster(
       statistics: of the dataset that it is trained on.
       portable: only operations that every device has; the weights are the same either way.
       precision: what the family's layers compute in, `float32` or `bfloat16`; outputs are float32 either way.
-      state: of a family that is fitted without descent, what fitting found; others have none.
+      state: of a family that is fitted without descent, what fitting found, and of an ensemble what `of_members` made
+        of its members'; others have none.
     Returns:
       A `keras.Model` from a dict of `input_forms` to a dict of outputs: `mean` float32 (batch, horizon, target), and
       `quantiles` float32 (batch, horizon, target, level) where the model has levels. All in original units; a cell of
@@ -42,6 +45,8 @@ def build_forecaster(
       ModelError: the spec has no model, or features that its family cannot take.
     """
     forms, options = input_forms(spec), model_section(spec)
+    if isinstance(options, EnsembleModel):
+        return _build_ensemble(spec, options, statistics, portable, precision, state or {})
     family = FAMILIES[options.family]
     _require_roles(family, spec, options.family)
     inputs = {name: keras.Input(form.shape, dtype=form.dtype, name=name) for name, form in forms.items()}
@@ -55,6 +60,52 @@ def build_forecaster(
             moved = family.build(options, encoding.window, portable=portable)
     outputs = decode(options, encoding, keras.ops.cast(moved, "float32"))
     named = {name: keras.layers.Identity(name=name, dtype="float32")(output) for name, output in outputs.items()}
+    return keras.Model(inputs, named, name=options.family)
+
+
+def member_name(number: int) -> str:
+    """The layer of an ensemble's member."""
+    return f"member_{number}"
+
+
+def of_members(states: Sequence[State | None]) -> State | None:
+    """The state of an ensemble, from those of its members; None where none has one."""
+    found = {
+        f"{member_name(number)}.{name}": value
+        for number, state in enumerate(states)
+        for name, value in (state or {}).items()
+    }
+    return found or None
+
+
+def _build_ensemble(
+    spec: Spec, options: EnsembleModel, statistics: Statistics, portable: bool, precision: str, state: State
+) -> Any:
+    """The members beside each other, and the weighted means of their outputs."""
+    inputs = {name: keras.Input(form.shape, dtype=form.dtype, name=name) for name, form in input_forms(spec).items()}
+    found = []
+    for number, section in enumerate(options.sections):
+        prefix = f"{member_name(number)}."
+        own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+        member = build_forecaster(
+            spec.model_copy(update={"model": section}),
+            statistics,
+            portable=portable,
+            precision=precision,
+            state=own or None,
+        )
+        layer = keras.Model(member.input, member.output, name=member_name(number))
+        found.append(layer({name: inputs[name] for name in member.input}))
+
+    def mean(output: str) -> Any:
+        return keras.ops.sum(
+            keras.ops.stack(
+                [weight * outputs[output] for weight, outputs in zip(options.weights, found, strict=True)], axis=0
+            ),
+            axis=0,
+        )
+
+    named = {name: keras.layers.Identity(name=name, dtype="float32")(mean(name)) for name in found[0]}
     return keras.Model(inputs, named, name=options.family)
 
 

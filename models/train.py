@@ -33,6 +33,7 @@ from models.yardsticks import yardsticks
 from pipelines.kernels.metrics import skill
 from schemas.dataset import DatasetFolder
 from schemas.errors import DatasetError, ModelError
+from schemas.model_spec import EnsembleModel
 from schemas.spec import Spec
 from schemas.split_spec import SPLITS
 
@@ -98,7 +99,7 @@ def train(
             return RunSummary(**begun["outcome"])
         console = Console(stderr=True, quiet=quiet or not distribution.is_chief)
         found = fit(spec, folder, run, console, checkpoint_seconds=checkpoint_seconds, distribution=distribution)
-        return finish(run, folder, begun | found.record, found.descent, started=started)
+        return finish(run, spec, folder, begun | found.record, found.descent, started=started)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +133,8 @@ def fit(
     Raises:
       ModelError, Interrupted: as for `train`.
     """
+    if isinstance(spec.model, EnsembleModel):
+        raise ModelError("$.model.family: an 'ensemble' is made of trained runs, by `tidegauge ensemble`")
     family = FAMILIES[family_of(spec)]
     if isinstance(family, FittedFamily):
         if distribution is not None and distribution.replicas > 1:
@@ -141,19 +144,20 @@ def fit(
 
 
 def finish(
-    run: Path, folder: DatasetFolder, begun: Mapping[str, Any], descent: Descent, *, started: float
+    run: Path, spec: Spec, folder: DatasetFolder, begun: Mapping[str, Any], descent: Descent, *, started: float
 ) -> RunSummary:
     """Makes a run complete: calibrates, evaluates and exports the model that is kept in its folder.
 
     Args:
       run: the run's folder.
+      spec: the model's.
       folder: the dataset that it is evaluated on.
       begun: what `run.json` is to say, but for the outcome.
       descent: how the model was trained.
       started: by `time.perf_counter`, for the outcome's seconds.
     """
     kept = stored.load(run)
-    spec, model, calibration = kept.spec, kept.model, None
+    model, calibration = kept.model, None
     if needs_calibration(spec):
         calibration = calibrate(spec, folder.statistics, folder, model)
         model = calibrated(spec, folder.statistics, model, calibration)
@@ -200,7 +204,7 @@ def family_of(spec: Spec) -> str:
 
 def is_fitted(spec: Spec) -> bool:
     """Whether the spec's family is fitted without descent."""
-    return isinstance(FAMILIES[family_of(spec)], FittedFamily)
+    return isinstance(FAMILIES.get(family_of(spec)), FittedFamily)
 
 
 @contextmanager

@@ -201,9 +201,7 @@ def _advance(
     if search.grows == "windows":
         run = folder / f"run-{number + 1}"
         if resource is not None:
-            spec = spec.model_copy(
-                update={"training": spec.training.model_copy(update={"windows_per_epoch": resource})}
-            )
+            spec = parse_spec(with_values(spec.semantic_document(), {"training.windows_per_epoch": resource}))
     record = {"spec": spec.semantic_document(), "family": family_of(spec), "lineage": lineage(dataset)}
     keras.backend.clear_session()
     try:

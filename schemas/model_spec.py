@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from functools import cached_property
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, TypeAdapter, model_validator
 
-from schemas.section import Count, Section
+from schemas.section import Count, Section, Share
 from schemas.units import DURATION_PATTERN, format_duration, parse_duration_ms
 
 Activation = Literal["relu", "leaky_relu", "sigmoid", "tanh", "gelu"]
@@ -275,7 +276,7 @@ class ForestModel(FittedModel):
         return far if self.season is None else far | {"season": season_steps(self.season, step_ms)}
 
 
-ModelSection = Annotated[
+SingleModel = Annotated[
     MlpModel
     | RnnModel
     | LstmModel
@@ -288,4 +289,46 @@ ModelSection = Annotated[
     | ForestModel,
     Field(discriminator="family"),
 ]
-"""The model of a spec: one section for each family."""
+"""A model that is no ensemble: one section for each family."""
+
+_SINGLE: TypeAdapter[SingleModel] = TypeAdapter(SingleModel)
+
+
+class EnsembleModel(ForecastModel):
+    """Several models as one, whose forecast is the weighted mean of theirs; `tidegauge ensemble` makes one."""
+
+    family: Literal["ensemble"]
+    members: Annotated[tuple[dict[str, Any], ...], Field(min_length=1)]
+    """The model section of each."""
+    weights: tuple[Share, ...]
+    """Of each, together 1."""
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        if len(self.weights) != len(self.members) or abs(sum(self.weights) - 1) > 1e-6:
+            raise ValueError(f"expected a weight for each of the {len(self.members)} members, together 1")
+        if any(section.quantiles != self.quantiles for section in self.sections):
+            raise ValueError("expected members with the quantiles of the ensemble")
+        return self
+
+    @cached_property
+    def sections(self) -> tuple[SingleModel, ...]:
+        """The members."""
+        return tuple(_SINGLE.validate_python(member) for member in self.members)
+
+    @property
+    def on_absolute_steps(self) -> bool:
+        """Whether a member must be told the number of each window's first step."""
+        return any(section.on_absolute_steps for section in self.sections)
+
+    def reaches(self, step_ms: int) -> dict[str, int]:
+        """How far back the members look."""
+        return {
+            f"members[{number}].{name}": steps
+            for number, section in enumerate(self.sections)
+            for name, steps in section.reaches(step_ms).items()
+        }
+
+
+ModelSection = Annotated[SingleModel | EnsembleModel, Field(discriminator="family")]
+"""The model of a spec."""
