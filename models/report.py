@@ -179,6 +179,7 @@ def _facts(spec: Spec, document: Mapping[str, Any]) -> dict[str, Any]:
         ["of keys that training has not seen", f"{document['windows_of_unknown_keys']:,}"],
         ["observed horizon steps", f"{document['cells']:,}"],
         ["season of MASE and Naive2", f"{document['season']} steps ({season})"],
+        *([["fitted", document["fitted"]]] if "fitted" in document else []),
         ["dataset", document["dataset"]],
         ["spec", spec.fingerprint],
     ]

@@ -163,6 +163,8 @@ def finish(
         model = calibrated(spec, folder.statistics, model, calibration)
     evaluation = evaluate_forecasts(spec, folder, "test", forecast_of(spec, model), yardsticks(spec, folder))
     metrics = evaluation.document
+    if "fit" in begun:
+        metrics["fitted"] = begun["fit"]["summary"]
     write_evaluation(run, spec, evaluation, run)
     shutil.rmtree(run / layout.EXPORT_FOLDER, ignore_errors=True)  # of an attempt that was killed right after it
     export(
@@ -247,7 +249,7 @@ def _fit(family: FittedFamily, spec: Spec, folder: DatasetFolder, run: Path, con
     fitted = family.fit(spec, folder)
     console.print(f"fitted: {fitted.summary}", highlight=False, soft_wrap=True)
     stored.save(run, folder.statistics, build_forecaster(spec, folder.statistics, state=fitted.state), fitted.state)
-    return fitted.report
+    return {"summary": fitted.summary, **fitted.report}
 
 
 def _descend(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +166,10 @@ def test_trained_kept_and_exported_like_every_family(
     assert summary.skill > 0.3
     batch = _batch(easy_dataset)
     inputs = {name: batch[name] for name in input_forms(spec)}
+    if spec.model is not None and spec.model.family == "forest":
+        assert "out of bag" in (tmp_path / "run" / "report.html").read_text()
+        [score] = json.loads((tmp_path / "run" / "run.json").read_text())["fit"]["forests"].values()
+        assert 0.5 < score["out_of_bag_explained"] < 1
     kept = stored.load(tmp_path / "run").model.predict_on_batch(inputs)["mean"]
     served = tf.saved_model.load(str(tmp_path / "run" / "export"))
     answer = served.signatures["serving_default"](**{name: tf.constant(part) for name, part in inputs.items()})
