@@ -74,10 +74,7 @@ class Equations:
 
 @dataclass(frozen=True, slots=True)
 class Penalty:
-    """What a map may use and what large coefficients cost: `columns` int64 of the inputs, `strength` relative.
-
-    The last input is the constant 1, whose coefficient costs nothing.
-    """
+    """What a map may use and what large coefficients cost: `columns` int64 of the inputs, `strength` relative."""
 
     columns: Int64
     strength: float
@@ -91,22 +88,19 @@ class Penalty:
         """
         right = equations.product[0] if product is None else product
         gram = equations.gram[0][np.ix_(self.columns, self.columns)]
-        gram = gram + np.diag(self._cost(equations)[self.columns])
+        gram = gram + self._cost(equations) * np.eye(len(gram))
         coefficients = np.zeros_like(right)
         coefficients[self.columns] = np.linalg.solve(gram, right[self.columns] / equations.share())
         return coefficients
 
     def pull(self, equations: Equations, coefficients: Float64) -> Float64:
         """How strongly the penalty pulls coefficients of one group to 0, against x'(y - xb): (input, output)."""
-        return self._cost(equations)[:, None] * coefficients * equations.share()
+        return self._cost(equations) * coefficients * equations.share()
 
-    def _cost(self, equations: Equations) -> Float64:
-        diagonal = np.diagonal(equations.gram[0])
-        level = diagonal[self.columns[:-1]].mean() if len(self.columns) > 1 else 1.0
+    def _cost(self, equations: Equations) -> float:
         # The least is there for inputs that never varied: their equations alone have no solution.
-        cost = np.full(len(diagonal), max(self.strength, _LEAST_STRENGTH) * (level or 1.0))
-        cost[-1] = 0.0
-        return cost
+        level = float(np.diagonal(equations.gram[0])[self.columns].mean()) or 1.0
+        return max(self.strength, _LEAST_STRENGTH) * level
 
 
 _LEAST_STRENGTH = 1e-10

@@ -38,8 +38,8 @@ def build(options: LinearModel, window: EncodedWindow, *, portable: bool, state:
 
     `state` has `map`, float32 (channel or 1, input, output), and `inputs`, int32 (3,): see `_Inputs`.
     """
-    steps, rest = _Inputs(*state["inputs"].tolist()).of(window)
-    inputs = ops.concatenate((ops.reshape(steps, (-1, steps.shape[1] * steps.shape[2])), rest), axis=-1)
+    steps, *rest = _Inputs(*state["inputs"].tolist()).of(window)
+    inputs = ops.concatenate((ops.reshape(steps, (-1, steps.shape[1] * steps.shape[2])), *rest), axis=-1)
     maps = Numbers({"map": state["map"]}, name="linear")(inputs)["map"]
     rows = ops.reshape(inputs, (-1, len(state["map"]) if window.channel is not None else 1, inputs.shape[-1]))
     moved = ops.einsum("bci,cio->bco", rows, maps)
@@ -98,20 +98,22 @@ class _Inputs:
         covariates = sum(feature.role in ("past", "future") and feature.calendar is None for feature in features)
         return cls(max(options.look_back, default=spec.window.past), covariates + waves, waves)
 
-    def of(self, window: EncodedWindow) -> tuple[Any, Any]:
-        """The inputs of a window: (n, reach, channel) and (n, channel), of which the last is the constant 1."""
+    def of(self, window: EncodedWindow) -> list[Any]:
+        """The inputs of a window: (n, reach, channel), and as many (n, channel) as there are kinds of others.
+
+        There is no constant among them: the drift of the whole train split is nothing to go on, least of all far ahead.
+        """
         past, targets = window.target.shape[1:]
         beside = window.past[..., 2 * targets : window.past.shape[-1] - self.last]
-        steps = ops.concatenate((window.target, beside), axis=-1)[:, past - self.reach :]
-        rest = []
+        parts = [ops.concatenate((window.target, beside), axis=-1)[:, past - self.reach :]]
         if window.future is not None:
             announced = window.future.shape[-1] - self.waves
             if announced:
-                rest.append(ops.reshape(window.future[..., self.waves :], (-1, window.horizon * announced)))
-            rest.append(window.future[:, 0, : self.waves])
+                parts.append(ops.reshape(window.future[..., self.waves :], (-1, window.horizon * announced)))
+            parts.append(window.future[:, 0, : self.waves])
         if window.static is not None:
-            rest.append(window.static)
-        return steps, ops.concatenate((*rest, ops.ones_like(window.target[:, 0, :1])), axis=-1)
+            parts.append(window.static)
+        return parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,12 +173,12 @@ class _Rows:
 
     def __init__(self, spec: Spec, folder: DatasetFolder, chosen: _Inputs) -> None:
         def view(window: EncodedWindow) -> dict[str, Any]:
-            return dict(zip(("steps", "rest"), chosen.of(window), strict=True))
+            return {str(number): part for number, part in enumerate(chosen.of(window))}
 
         self._apart = spec.model is not None and spec.model.channels == "independent"
         self._groups = len(spec.targets) if self._apart else 1
         self._encoder = Encoder(spec, folder, view)
-        self.step_width: int = self._encoder.shapes["steps"][-1]
+        self.step_width: int = self._encoder.shapes["0"][-1]
 
     def equations(self) -> Equations:
         """Of the train split."""
@@ -211,8 +213,8 @@ class _Rows:
     def _batches(self, split: str) -> Iterator[tuple[Float32, Float32, Bool, Float32]]:
         """Inputs (row, group, input), outputs, where they are known, and their scale (row, group, output)."""
         for examples in self._encoder.examples(split):
-            steps, rest = examples.views["steps"], examples.views["rest"]
-            inputs = np.concatenate((steps.reshape(len(steps), -1), rest), axis=1)
+            parts = [examples.views[name] for name in self._encoder.shapes]
+            inputs = np.concatenate([part.reshape(len(part), -1) for part in parts], axis=1)
             scale = np.broadcast_to(examples.scale[:, None], examples.outputs.shape)
             outputs, observed, scale = map(self._grouped, (examples.outputs, examples.observed, scale))
             yield inputs.reshape(len(outputs), self._groups, -1), outputs, observed, scale

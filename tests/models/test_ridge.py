@@ -8,17 +8,16 @@ _GROUPS, _INPUTS, _OUTPUTS = 3, 6, 4
 
 def _rows(rng: np.random.Generator, count: int = 400) -> tuple[np.ndarray, np.ndarray]:
     inputs = rng.normal(size=(count, _GROUPS, _INPUTS)) * np.array([1, 5, 0.2, 3, 1, 1])
-    inputs[..., -1] = 1
     truth = rng.normal(size=(_GROUPS, _INPUTS, _OUTPUTS))
     outputs = np.einsum("rgi,gio->rgo", inputs, truth) + rng.normal(size=(count, _GROUPS, _OUTPUTS))
     return inputs.astype(np.float32), outputs.astype(np.float32)
 
 
 def _ridge(inputs: np.ndarray, outputs: np.ndarray, strength: float, used: np.ndarray) -> np.ndarray:
-    """Least squares of the rows with a row of the penalty's root for each coefficient but the constant's."""
+    """Least squares of the rows with a row of the penalty's root for each coefficient."""
     x, y = inputs[:, used].astype(float), outputs.astype(float)
-    cost = strength * (x[:, :-1] ** 2).sum(axis=0).mean()
-    extra = np.sqrt(cost) * np.eye(len(used))[:-1]
+    cost = strength * (x**2).sum(axis=0).mean()
+    extra = np.sqrt(cost) * np.eye(len(used))
     coefficients = np.zeros((inputs.shape[1], y.shape[1]))
     coefficients[used] = np.linalg.lstsq(np.vstack((x, extra)), np.vstack((y, np.zeros((len(extra), y.shape[1])))))[0]
     return coefficients
