@@ -62,6 +62,10 @@ bench-ingest: $(READY) ## Measure the ingest against the plain Beam recipe and t
 bench-reading: $(READY) ## Measure the reader: windows a second, and an epoch against arrays in memory
 	@$(BIN)/python -m tests.benchmarks.bench_reading
 
+.PHONY: bench-training
+bench-training: $(READY) ## Measure an epoch of training against plain Keras on arrays (DATA=folder, see bench-accuracy)
+	@$(BIN)/python -m tests.benchmarks.bench_training --data $(DATA)
+
 .PHONY: bench-serving
 bench-serving: $(READY) ## Measure the model server
 	@mkdir -p build
