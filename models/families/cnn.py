@@ -18,8 +18,7 @@ from schemas.model_spec import CnnModel
 
 def build(options: CnnModel, window: EncodedWindow, *, portable: bool) -> Any:  # noqa: ARG001
     """Builds the family; see `models.families.family`."""
-    patches = parts.patches(window.past, options.patch, options.stride, options.units)
-    state = patches
+    state = parts.patches(window.past, options.patch, options.stride, options.units)
     for layer in range(options.layers):
         inner = _dilated(options, state, layer) if options.kind == "dilated" else _wide(options, state)
         state = state + inner if options.shortcuts else inner

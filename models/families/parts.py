@@ -18,11 +18,10 @@ def segments(sequence: Any, length: int) -> Any:
 
     What is missing of the first one is 0, so that the last one ends where the sequence does.
     """
+    if short := -sequence.shape[1] % length:
+        sequence = ops.pad(sequence, ((0, 0), (short, 0), (0, 0)))
     steps, channels = sequence.shape[1:]
-    count = -(-steps // length)
-    if count * length > steps:
-        sequence = ops.pad(sequence, ((0, 0), (count * length - steps, 0), (0, 0)))
-    return ops.reshape(sequence, (-1, count, length * channels))
+    return ops.reshape(sequence, (-1, steps // length, length * channels))
 
 
 def patches(sequence: Any, length: int, stride: int, units: int) -> Any:
@@ -40,11 +39,9 @@ def patches(sequence: Any, length: int, stride: int, units: int) -> Any:
 
 def horizon_segments(sequence: Any, length: int) -> Any:
     """As `segments`, of what is known of the horizon: the first begins where it does, and what the last lacks is 0."""
-    steps, channels = sequence.shape[1:]
-    count = -(-steps // length)
-    if count * length > steps:
-        sequence = ops.pad(sequence, ((0, 0), (0, count * length - steps), (0, 0)))
-    return ops.reshape(sequence, (-1, count, length * channels))
+    if short := -sequence.shape[1] % length:
+        sequence = ops.pad(sequence, ((0, 0), (0, short), (0, 0)))
+    return segments(sequence, length)
 
 
 class Positions(keras.layers.Layer):  # type: ignore[misc]

@@ -22,6 +22,7 @@ import numpy as np
 import yaml
 
 from models import layout, stored
+from models.ensemble import ensemble
 from models.forms import input_forms
 from models.objective import add_deviation
 from models.reader import windows
@@ -29,6 +30,7 @@ from models.scaling import Constants
 from models.train import train
 from pipelines.ingest import ingest
 from schemas.dataset import DatasetFolder
+from schemas.documents import fingerprint_of
 from schemas.spec import Spec, parse_spec
 from tests.benchmarks.accuracy.cells import Benchmark, Cell, Place
 
@@ -40,7 +42,7 @@ PROTOCOL = "strict: published split, standardised by train rows, stride 1, every
 _SLOW: dict[str, Any] = {"learning_rate": 1e-3, "schedule": {"by": "cosine"}, "epochs": 6, "patience": None}
 _FAST: dict[str, Any] = _SLOW | {"learning_rate": 2e-3, "epochs": 5}
 SETTINGS: dict[str, tuple[int, dict[str, Any], dict[str, Any]]] = {
-    "linear": (720, {"family": "linear", "look_back": [336, 512, 720]}, {}),
+    "linear": (512, {"family": "linear", "look_back": [336, 512]}, {}),
     "rnn": (512, {"family": "rnn", "units": 64, "segment": 24, "dropout": 0.5}, _SLOW),
     "lstm": (512, {"family": "lstm", "units": 48, "segment": 24, "dropout": 0.5}, _FAST),
     "attention": (
@@ -59,6 +61,8 @@ SETTINGS: dict[str, tuple[int, dict[str, Any], dict[str, Any]]] = {
     "cnn": (512, {"family": "cnn", "units": 32, "layers": 3, "patch": 24, "stride": 24, "dropout": 0.3}, _FAST),
 }
 """Of each model: the past, its section of the spec and that of its training."""
+ENSEMBLE = "ensemble"
+"""All of them, weighted on the validation split."""
 
 
 def spec_of(series: str, horizon: int, model: str, seed: int) -> Spec:
@@ -76,23 +80,38 @@ def spec_of(series: str, horizon: int, model: str, seed: int) -> Spec:
 
 
 def run(series: str, horizon: int, model: str, seed: int, place: Place) -> dict[str, Any]:
-    """Trains a model and measures it on both splits."""
-    spec = spec_of(series, horizon, model, seed)
-    folder = dataset(spec, series, place)
+    """Trains a model, or makes the ensemble of all, and measures it on both splits."""
+    members = [spec_of(series, horizon, name, seed) for name in ([*SETTINGS] if model == ENSEMBLE else [model])]
+    spec, folder = members[0], dataset(members[0], series, place)
     expected = 2880 * STEPS[series][2] - horizon + 1
     if folder.split("test").windows != expected:
         raise SystemExit(f"expected {expected} test windows, got {folder.split('test').windows}: these are other data")
-    output = place.work / "runs" / f"{series}-{horizon}-{model}-{seed}-{spec.fingerprint}"
-    summary = train(spec, data=folder.path, output=output, resume=True, quiet=True)
+    runs = [place.work / "runs" / f"{series}-{horizon}-{seed}-{member.fingerprint}" for member in members]
+    summaries = [
+        train(member, data=folder.path, output=output, resume=True, quiet=True)
+        for member, output in zip(members, runs, strict=True)
+    ]
+    output = runs[0]
+    if model == ENSEMBLE:
+        output = output.with_name(f"{series}-{horizon}-{seed}-{fingerprint_of_cell(series, horizon, model, seed)}")
+        shutil.rmtree(output, ignore_errors=True)
+        ensemble(runs, data=folder.path, output=output, weights="validation")
     tested = json.loads((output / layout.EVALUATION_FILE).read_text(encoding="utf-8"))
     return {
         "protocol": PROTOCOL,
         "past": spec.window.past,
-        "epochs": summary.epochs,
-        "training_seconds": summary.seconds,
+        "epochs": sum(summary.epochs for summary in summaries),
+        "training_seconds": sum(summary.seconds for summary in summaries),
         "validation": validate(spec, folder, stored.load(output).model),
         "test": {name: tested["standardised"][name] for name in ("mse", "mae")} | {"windows": tested["windows"]},
     }
+
+
+def fingerprint_of_cell(series: str, horizon: int, model: str, seed: int) -> str:
+    """That of the spec, or of all members' specs."""
+    if model != ENSEMBLE:
+        return spec_of(series, horizon, model, seed).fingerprint
+    return fingerprint_of({name: fingerprint_of_cell(series, horizon, name, seed) for name in SETTINGS})
 
 
 def validate(spec: Spec, folder: DatasetFolder, model: Any) -> dict[str, Any]:
@@ -126,8 +145,8 @@ def cells(seed: int) -> list[Cell]:
     found = []
     for series in STEPS:
         for horizon in HORIZONS:
-            for model in SETTINGS:
-                fingerprint = spec_of(series, horizon, model, seed).fingerprint
+            for model in (*SETTINGS, ENSEMBLE):
+                fingerprint = fingerprint_of_cell(series, horizon, model, seed)
                 task = partial(run, series, horizon, model, seed)
                 found.append(Cell(f"{series}/{horizon}/{model}", seed, fingerprint, task))
     return found
