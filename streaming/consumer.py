@@ -59,6 +59,8 @@ SERVING_PATIENCE_S = 2.0
 """How long a request is tried again before the partitions are paused until the model server is back."""
 SESSION_TIMEOUT_MS = 10_000
 """After so long the partitions of a member that does not come back go to the others."""
+METADATA_MS = 30_000
+"""After so long partitions that the topic did not have are seen."""
 IDLE_COMMIT_S = 5.0
 """How often a consumer without events commits where it stands. A process that was replaced learns of it by a commit
 only: kafka-python keeps a fenced consumer polling."""
@@ -212,6 +214,7 @@ class StreamConsumer:
             partition_assignment_strategy=[CooperativeStickyAssignor],
             session_timeout_ms=SESSION_TIMEOUT_MS,
             max_poll_records=kafka.max_poll_records,
+            metadata_max_age_ms=METADATA_MS,
             allow_auto_create_topics=False,
         )
         stack.callback(self._consumer.close, autocommit=False, timeout_ms=int(CLOSE_TIMEOUT_S * 1_000))

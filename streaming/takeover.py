@@ -135,10 +135,13 @@ class Takeover:
     def _first_checkpoints(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, Checkpoint]:
         """Where partitions begin that the group has committed nothing of."""
         committed = [self._committed(place)[0] for place in self._places() if place not in partitions]
-        former = next((point for point in committed if point is not None and point.partitions != self._count()), None)
-        if former is not None:
-            newest = self._newest_ms(self._places())
-            return {tp: self._resized(tp, self._beginning(tp), former, newest) for tp in partitions}
+        for former in committed:
+            if former is not None and former.partitions != self._count():
+                newest = self._newest_ms(self._places())
+                return {tp: self._resized(tp, self._beginning(tp), former, newest) for tp in partitions}
+            if former is not None and former.whole_from_ms not in (None, UNKNOWN_MS):
+                # A member that has kept its partitions has seen the change before the new ones were given to anybody.
+                return {tp: self._resized(tp, self._beginning(tp), former, {}) for tp in partitions}
         if self._seeds is not None:
             return {tp: self._seeded(tp, self._first_live_offset(tp)) for tp in partitions}
         newest = self._newest_ms(partitions) if self._start == "latest" else {}
@@ -166,7 +169,7 @@ class Takeover:
     ) -> Checkpoint:
         """Keys have moved between partitions: only windows of events that are still to come are surely whole."""
         self._report(
-            f"{name(tp)}: the topic had {point.partitions} partitions at the last commit and has {self._count()} now: "
+            f"{name(tp)}: the topic has another number of partitions than it had, {self._count()}: "
             f"a cold start at offset {offset}; windows are warming until they are whole"
         )
         whole_from_ms = max(newest_ms.values(), default=0) + self._spec.grid.max_disorder + 1

@@ -153,7 +153,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Models]:
     state = claim(tmp_path_factory.mktemp("models-state"))
     base = tmp_path_factory.mktemp("models")
     address = f"127.0.0.1:{free_port()}"
-    spec = _spec("any", serving={"address": address, "model": MODEL}, paths={"models": str(base)})
+    spec = stream_spec("any", serving={"address": address, "model": MODEL}, paths={"models": str(base)})
     (base / MODEL).mkdir()
     models = Models(address, base / MODEL)
     models.push(spec, 1)
@@ -188,7 +188,9 @@ def _live(kafka: Kafka, models: Models, folder: Path, sections: Mapping[str, Any
         "kafka": {"bootstrap_servers": kafka.bootstrap, "input": {"name": f"{name}.events", "partitions": 3}},
         "serving": {"address": models.address, "model": MODEL},
     }
-    spec = _spec(name, **(settings | {section: settings.get(section, {}) | own for section, own in sections.items()}))
+    spec = stream_spec(
+        name, **(settings | {section: settings.get(section, {}) | own for section, own in sections.items()})
+    )
     document = spec.model_dump(mode="json", exclude_defaults=True)
     spec_file = folder / f"{name}.yaml"
     spec_file.write_text(yaml.safe_dump(document))
@@ -197,5 +199,5 @@ def _live(kafka: Kafka, models: Models, folder: Path, sections: Mapping[str, Any
     return LiveStream(load_spec(spec_file, {}), spec_file)
 
 
-def _spec(name: str, **sections: Any) -> Spec:
+def stream_spec(name: str, **sections: Any) -> Spec:
     return tiny_spec(**({"stream": {"name": name}, "grid": GRID, "window": WINDOW} | sections))

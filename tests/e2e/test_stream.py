@@ -133,7 +133,6 @@ def test_windows_are_the_oracle_s(live: LiveStream) -> None:
     ("kills", "settings"),
     [
         (4, {}),
-        (2, {"recovery": "changelog"}),
         (2, {"recovery": "changelog", "delivery": "at_least_once"}),
     ],
 )

@@ -1,0 +1,102 @@
+"""A group that cannot go on as it stood, and records that a broker would not take."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import orjson
+import pytest
+from kafka import KafkaAdminClient, TopicPartition
+
+from deploy.local.ports import free_port
+from pipelines.kernels.windowing import Windowing, window_digests
+from schemas.spec import Spec, parse_spec
+from streaming.consumer import StreamConsumer
+from streaming.topics import NewTopic, TopicAdmin
+from tests.benchmarks.instant_model import serve
+from tests.e2e.conftest import MODEL, LiveStream, Message, Models, stream_spec
+from tests.e2e.test_stream import START_MS, expected_windows, history, send
+from tests.oracle import Oracle, OracleEvent
+
+
+@pytest.fixture(scope="module")
+def models() -> Iterator[Models]:
+    """A model that answers at once: what is looked at here are windows."""
+    address = f"127.0.0.1:{(port := free_port())}"
+    server = serve(stream_spec("any", serving={"address": address, "model": MODEL}), port)
+    yield Models(address, Path())
+    server.stop(None)
+
+
+def run(spec: Spec, member: str = "0") -> tuple[dict[str, int], list[str]]:
+    """The consumer's counts and what it said, once it is at the end."""
+    said: list[str] = []
+    return StreamConsumer(
+        spec, member=member, start="earliest", until_end=True, report=said.append
+    ).run().document(), said
+
+
+def found(live: LiveStream, count: int) -> dict[tuple[str, int], str]:
+    """The windows of `count` predictions; the end of a transaction is seen a moment after it is committed."""
+    until = time.monotonic() + 30
+    while len(live.predictions()) < count:
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    return {(m.document["key"], m.document["origin_ms"]): m.document["window_digest"] for m in live.predictions()}
+
+
+def windows_of(spec: Spec, messages: list[Message]) -> dict[tuple[str, int], str]:
+    events = []
+    for number, message in enumerate(messages):
+        document = message.document
+        values = [np.nan if document[name] is None else document[name] for name in ("load", "heat")]
+        events.append(OracleEvent(document["key"], document["time"], number, tuple(values)))
+    digests = {}
+    for window in Oracle(spec).run(events).windows:
+        future = Windowing(spec).future_values(np.array([window.origin_step]))
+        arrays = (np.array([window.values], np.float32), np.array([window.observed]), future)
+        [digests[window.key, window.origin_step * 10]] = window_digests(*arrays)
+    return digests
+
+
+def test_where_retention_has_removed_events_windows_are_warming(live: LiveStream) -> None:
+    topic = live.spec.topics.input.name
+    events = [event for event in history(41, 300, "x") if event[1] >= START_MS]
+    send(live, events[:200])
+    first, _ = run(live.spec)
+    before = found(live, first["predictions"])
+    [partition] = {m.partition for m in live.read(topic)}
+    expected_before = expected_windows(live)
+    assert before == expected_before
+    admin = KafkaAdminClient(bootstrap_servers=live.spec.kafka.bootstrap_servers)
+    admin.delete_records({TopicPartition(topic, partition): 199})
+    admin.close()
+    log = [Message(topic, partition, 0, 0, b"x", value, {}) for _, _, value in events]
+    send(live, events[200:])
+    counts, said = run(live.spec)
+    assert any("retention has removed offsets" in line for line in said)
+    assert counts["warming"] > 0
+    whole, now = windows_of(live.spec, log), found(live, first["predictions"] + counts["predictions"])
+    assert now.items() <= whole.items()  # none is guessed
+    # All whose past, and what could be held into it, begins after the first event that is left and the disorder.
+    surely_ms = events[199][1] + live.spec.grid.max_disorder + 1 + 5 * 10
+    assert {place for place in whole if place[1] >= surely_ms} <= now.keys()
+
+
+def test_record_times_that_a_broker_refuses_are_not_kept(live: LiveStream) -> None:
+    """The dead-letter topic is the user's own and takes nothing that is more than an hour ahead."""
+    name, ahead_ms = f"{live.spec.stream.name}.own", time.time_ns() // 10**6 + 10 * 3_600_000
+    document = live.spec.model_dump(mode="json", exclude_defaults=True)
+    document["kafka"]["dead_letters"] = {"name": name, "partitions": 3}
+    spec = parse_spec(document)
+    with TopicAdmin(spec.kafka) as admin:
+        admin.create([NewTopic(name, 3)])
+    live.send([(ahead_ms, b"{"), (ahead_ms, orjson.dumps({"key": "x", "time": ahead_ms}))])
+    counts, _ = run(spec)
+    assert counts["dead"] == 2
+    letters = live.read(name)
+    assert [m.headers["tidegauge.error.reason"] for m in letters] == [b"decode", b"future"]
+    assert all(m.timestamp < ahead_ms for m in letters)
