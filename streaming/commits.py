@@ -156,12 +156,13 @@ class Commits(Protocol):
 
 def refusal(member: str, error: KafkaError) -> BrokerError | None:
     """What a fatal error is for a person; None of one that is not."""
-    if isinstance(error, FENCED):
+    causes = (error, *error.args)  # kafka-python wraps what an earlier request of the transaction failed with
+    if any(isinstance(cause, FENCED) for cause in causes):
         return BrokerError(
             f"{member}: another process runs under this member name ({type(error).__name__}), or the broker was away "
             "for over a minute; give each process of the group its own --member"
         )
-    if isinstance(error, REFUSED):
+    if any(isinstance(cause, REFUSED) for cause in causes):
         return BrokerError(f"{member}: the broker refuses what is to be written: {error!r}")
     return None
 
