@@ -7,7 +7,7 @@ numbers with the functions here, so that a value is the same float wherever it c
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
@@ -149,6 +149,8 @@ class EventReader:
         self.fields = tuple(Field.of(feature, self._missing) for feature in stream.features if feature.calendar is None)
         self.columns = tuple(dict.fromkeys(field.name for field in self.fields if field.table is None))
         """The event's fields that features come from."""
+        plain = all(field.table is None and field.categories is None and not field.whole for field in self.fields)
+        self._plain = [field.name for field in self.fields] if plain else None
         self._zone = ZoneInfo(stream.time.zone)
         self._format = stream.time.format
         self._start_ms, self._end_ms = stream.time_range
@@ -177,6 +179,8 @@ class EventReader:
             raise BadEvent("decode", f"expected a JSON object, got {type(document).__name__}")
         key = self.read_key(document.get(self.key_field))
         time_ms = self.read_time(document.get(self.time_field))
+        if self._plain and (numbers := _numbers(document, self._plain)):
+            return Event(key, time_ms, numbers)
         return Event(
             key,
             time_ms,
@@ -239,3 +243,15 @@ class EventReader:
                 raise ValueError
             return number
         return math.floor(float(value) * 1_000)
+
+
+def _numbers(document: Mapping[str, Any], names: Sequence[str]) -> list[float] | None:
+    """The numbers of all fields at once; None where one of them has to be looked at by itself."""
+    try:
+        values = [document[name] for name in names]
+        kinds = set(map(type, values))
+        if not kinds <= {float, int} or not sum(map(abs, values)) <= _FLOAT32_MAX:  # so also where one is NaN
+            return None
+        return values if kinds == {float} else list(map(float, values))
+    except (KeyError, OverflowError):
+        return None

@@ -94,15 +94,16 @@ class _Arrivals:
         if not self.keys:
             return
         key = np.frombuffer(self.key, np.int64)
-        times, offsets = np.frombuffer(self.time_ms, np.int64), np.frombuffer(self.offset, np.int64)
-        clocks = np.frombuffer(self.clock_ms, np.int64)
-        values = np.frombuffer(self.values, np.float64).reshape(len(self), self.width)
         order = np.argsort(key, kind="stable")
+        times, offsets, clocks = (
+            np.frombuffer(column, np.int64)[order] for column in (self.time_ms, self.offset, self.clock_ms)
+        )
+        values = np.frombuffer(self.values, np.float64).reshape(len(self), self.width)[order]
         ends = np.cumsum(np.bincount(key, minlength=len(self.keys))).tolist()
         start = 0
         for name, end in zip(self.keys, ends, strict=True):
-            rows = order[start:end]
-            yield name, rows, Events(times[rows], offsets[rows], values[rows]), clocks[rows]
+            part = slice(start, end)
+            yield name, order[part], Events(times[part], offsets[part], values[part]), clocks[part]
             start = end
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import cache
 from typing import TypeVar
 
 import numpy as np
@@ -22,6 +23,9 @@ from pipelines.kernels.grid import NO_POSITION, Bool, Events, Float32, Grid, Gri
 from schemas.spec import Spec
 
 T = TypeVar("T", bound=np.generic)
+
+FEW = 8
+"""So many windows are cut faster one by one than by a view of all of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +76,11 @@ class Windows:
         return self._cut(self.steps.observed)
 
     def _cut(self, rows: NDArray[T]) -> NDArray[T]:
+        if len(self.end) <= FEW:
+            cut = np.empty((len(self.end), self.past, rows.shape[1]), rows.dtype)
+            for window, end in enumerate(self.end.tolist()):
+                cut[window] = rows[end - self.past : end]
+            return cut
         views = sliding_window_view(rows, self.past, axis=0)[self.end - self.past]
         return np.ascontiguousarray(views.transpose(0, 2, 1))
 
@@ -190,8 +199,12 @@ class Windowing:
     def _ends(self, steps: Steps) -> Int64:
         """The rows after which a window ends, for `past` - 1 context steps followed by new ones."""
         end = np.arange(self.past, len(steps) + 1)
-        end = end[(steps.first + end) % self._stride == 0]
-        seen = _running_count(steps.observed[:, self._targets])
+        if self._stride > 1:
+            end = end[(steps.first + end) % self._stride == 0]
+        observed = steps.observed[:, self._targets]
+        if observed.all():
+            return end
+        seen = _running_count(observed)
         enough = seen[end] - seen[end - self.past] >= self._min_observed
         fresh = seen[end] - seen[end - self._recent] >= 1
         valid: Bool = (enough & fresh).all(axis=1)
@@ -233,5 +246,11 @@ def _last(steps: Steps, count: int) -> Steps:
         steps.first + start,
         steps.values[start:].copy(),
         steps.observed[start:].copy(),
-        np.broadcast_to(np.int64(NO_POSITION), count),
+        _unknown_positions(count),
     )
+
+
+@cache
+def _unknown_positions(count: int) -> Int64:
+    """Read-only: the positions of steps that nothing is known of any more; int64 (step,)."""
+    return np.broadcast_to(np.int64(NO_POSITION), count)
