@@ -86,7 +86,7 @@ bench-long: $(READY) ## Measure long dependencies and what a long past costs (re
 	@$(BIN)/python -m tests.benchmarks.bench_long
 
 .PHONY: bench-streaming
-bench-streaming: $(READY) ## Measure the live path with a real Kafka: restarts, replays, memory
+bench-streaming: $(READY) ## Measure the live path with a real Kafka: restarts, replays, memory, rates, latency
 	@mkdir -p build
 	@$(BIN)/python -m tests.benchmarks.bench_streaming --json build/bench-streaming.json
 

@@ -174,9 +174,8 @@ class Grid:
           The new state; the closed steps, one run for each time that the key started anew, none empty; and an `Outcome`
           for each event, int8 (event,).
         """
-        if self._closes_on_arrival and state.next is not None and len(events):
-            if (steps := self._following(state.next, events, partition_clock_ms)) is not None:
-                return self._followed(state, events, steps), [steps], np.full(len(events), Outcome.USED, np.int8)
+        if (following := self._following(state.next, events, partition_clock_ms)) is not None:
+            return self._followed(state, events, following), [following], np.zeros(len(events), np.int8)
         outcomes = np.full(len(events), Outcome.LATE, np.int8)
         if partition_clock_ms is None:
             kept = np.arange(len(events))
@@ -230,14 +229,16 @@ class Grid:
         closing = state.open.take(slice(int(np.searchsorted(held, end))))
         return self._close(closing, first, end - first, state)[0]
 
-    def _following(self, first: int, events: Events, partition_clock_ms: Int64 | None) -> Steps | None:
+    def _following(self, first: int | None, events: Events, partition_clock_ms: Int64 | None) -> Steps | None:
         """The steps of events that are as a regular series should be; None where they are not.
 
         That is, each is complete, and in the step after the one before it, the first in step `first`. What `push` makes
         of such events by its rules is the events themselves, so there is no need to go through the rules.
         """
         count = len(events)
-        if not self._takes_last or (self.step_of(events.time_ms) != np.arange(first, first + count)).any():
+        if not (self._closes_on_arrival and self._takes_last) or first is None or not count:
+            return None
+        if (self.step_of(events.time_ms) != np.arange(first, first + count)).any():
             return None
         if partition_clock_ms is not None and (events.time_ms < partition_clock_ms - self._max_disorder_ms).any():
             return None

@@ -198,17 +198,16 @@ class Windowing:
 
     def _ends(self, steps: Steps) -> Int64:
         """The rows after which a window ends, for `past` - 1 context steps followed by new ones."""
-        end = np.arange(self.past, len(steps) + 1)
+        end: Int64 = np.arange(self.past, len(steps) + 1)
         if self._stride > 1:
             end = end[(steps.first + end) % self._stride == 0]
-        observed = steps.observed[:, self._targets]
+        observed: Bool = steps.observed[:, self._targets]
         if observed.all():
             return end
         seen = _running_count(observed)
         enough = seen[end] - seen[end - self.past] >= self._min_observed
         fresh = seen[end] - seen[end - self._recent] >= 1
-        valid: Bool = (enough & fresh).all(axis=1)
-        ends: Int64 = end[valid]
+        ends: Int64 = end[(enough & fresh).all(axis=1)]
         return ends
 
 

@@ -1,227 +1,46 @@
 """What the live path costs: `python -m tests.benchmarks.bench_streaming [--only NAME ...] [--repeat N] [--json FILE]`.
 
-The script starts a real Kafka, and a model server that answers at once (`instant_model`). Everything runs on this
-machine at the same time, so that only ratios within one run mean much; medians of the rounds are told.
+The script starts a real Kafka, and a model server: one that answers at once (`instant_model`), or the real one.
+Everything runs on this machine at the same time, so that only ratios within one run mean much; medians of the rounds
+are told.
 
     restart    kill -9, start again: seconds to the first committed prediction and until all is live (and of processor
                time), where some 50,000 events are replayed, or their windows read from the changelog
     replay     events a second of a replay, and of a bare loop that consumes and decodes the same events
     memory     seconds until ready and resident memory with 10,000 keys of 336x7 windows, and that of their own bytes
+    echo       events a second with a model that answers at once, against writing the same events as they came
+    stages     microseconds of processor time an event in the consumer's own stages, by the number of keys
+    lstm       events a second with an LSTM, against a consumer that calls Predict once for each event
+    crayfish   events a second of 784 numbers through a small network, which Crayfish (EDBT 2024) measures
+    latency    from an event's append to its committed prediction by the LSTM, beside an echo, at 200 and 1,000 a second
+    hostile    as many hostile messages as events: what becomes of them, of the predictions, and of the rate
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import re
-import statistics
-import subprocess
 import sys
 import tempfile
 import time
-import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from threading import Event, Thread
 from typing import Any
 
-import grpc
-import numpy as np
 import orjson
-import psutil
-import yaml
-from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka import KafkaConsumer, TopicPartition
 
 from deploy.local.kafka import KafkaNode, Ports
-from deploy.local.ports import free_port
 from deploy.local.state import claim, default_state_dir
 from pipelines.kernels.windowing import Windowing
 from schemas.event import EventReader
-from schemas.spec import Spec, parse_spec
+from schemas.spec import Spec
 from streaming.partition import Partition
 from streaming.restore import PARTITION_FETCH_BYTES, POLL_RECORDS, Restorer, replaying
-from streaming.stream_topics import prepare_topics
-from streaming.topics import TopicAdmin, connect
-
-START_MS = 1_700_000_000_000
-STEP_MS = 1_000
-
-
-class Bench:
-    """The parts that every cell uses: Kafka, and a folder."""
-
-    def __init__(self, bootstrap: str, folder: Path, repeat: int) -> None:
-        self.bootstrap, self.folder, self.repeat = bootstrap, folder, repeat
-
-    def stream(self, *, features: int, past: int, partitions: int = 4, **kafka: Any) -> Stream:
-        """A stream of its own: topics, group and model server."""
-        name = f"bench-{uuid.uuid4().hex[:8]}"
-        document = {
-            "stream": {
-                "name": name,
-                "key": "key",
-                "time": {"field": "time", "format": "epoch_ms"},
-                "features": [{"name": f"f{n}", "role": "past" if n else "target"} for n in range(features)],
-            },
-            "grid": {"step": f"{STEP_MS}ms", "regular": True, "max_disorder": "1h"},
-            "window": {"past": past, "horizon": 24},
-            "kafka": {"bootstrap_servers": self.bootstrap, "input": {"name": name, "partitions": partitions}, **kafka},
-            "serving": {"address": f"127.0.0.1:{free_port()}"},
-        }
-        spec_file = self.folder / f"{name}.yaml"
-        spec_file.write_text(yaml.safe_dump(document))
-        spec = parse_spec(document)
-        with TopicAdmin(spec.kafka) as admin:
-            prepare_topics(admin, spec, oldest_ms=None, now_ms=time.time_ns() // 10**6)
-        return Stream(spec, spec_file)
-
-
-class Stream:
-    """One stream, and the processes of its consumer."""
-
-    def __init__(self, spec: Spec, spec_file: Path) -> None:
-        self.spec, self.spec_file = spec, spec_file
-
-    def send(self, events: Iterator[tuple[str, int, Sequence[float]]]) -> int:
-        """Sends (key, event time, values); how many."""
-        producer = connect(KafkaProducer, self.spec.kafka, linger_ms=20, batch_size=262_144, compression_type="lz4")
-        count = 0
-        for key, time_ms, values in events:
-            value = orjson.dumps({"key": key, "time": time_ms} | {f"f{n}": number for n, number in enumerate(values)})
-            producer.send(self.spec.topics.input.name, key=key.encode(), value=value, timestamp_ms=time_ms)
-            count += 1
-        producer.flush(timeout=300)
-        producer.close(timeout=10)
-        return count
-
-    @contextmanager
-    def instant_model(self) -> Iterator[None]:
-        """The model server, in a process of its own."""
-        address = self.spec.serving.address
-        process = subprocess.Popen(
-            [sys.executable, "-m", "tests.benchmarks.instant_model", str(self.spec_file), address.rpartition(":")[2]]
-        )
-        try:
-            with grpc.insecure_channel(address) as channel:
-                grpc.channel_ready_future(channel).result(timeout=60)
-            yield
-        finally:
-            process.kill()
-            process.wait()
-
-    def start(self) -> Consumer:
-        """Starts the consumer."""
-        return Consumer(self.spec_file)
-
-    def committed(self) -> int:
-        """How many predictions there are, as a reader of committed records sees it."""
-        return sum(1 for _ in self.predictions())
-
-    def predictions(self) -> Iterator[Any]:
-        """The committed predictions there are."""
-        topic = self.spec.topics.predictions.name
-        consumer = connect(KafkaConsumer, self.spec.kafka, isolation_level="read_committed", enable_auto_commit=False)
-        try:
-            parts = [TopicPartition(topic, number) for number in consumer.partitions_for_topic(topic)]
-            consumer.assign(parts)
-            consumer.seek_to_beginning(*parts)
-            ends = consumer.end_offsets(parts)
-            while any(consumer.position(tp) < end for tp, end in ends.items()):
-                for records in consumer.poll(timeout_ms=100, max_records=10_000).values():
-                    yield from records
-        finally:
-            consumer.close(timeout_ms=1_000)
-
-    @contextmanager
-    def first_prediction(self) -> Iterator[Callable[[], float]]:
-        """Listens from now on; the call gives the time of the first committed prediction, by `time.monotonic`."""
-        topic = self.spec.topics.predictions.name
-        consumer = connect(
-            KafkaConsumer,
-            self.spec.kafka,
-            isolation_level="read_committed",
-            enable_auto_commit=False,
-            fetch_max_wait_ms=20,
-        )
-        parts = [TopicPartition(topic, number) for number in consumer.partitions_for_topic(topic)]
-        consumer.assign(parts)
-        for tp, end in consumer.end_offsets(parts).items():
-            consumer.seek(tp, end)
-
-        def wait() -> float:
-            give_up = time.monotonic() + 120
-            while not consumer.poll(timeout_ms=20):
-                if time.monotonic() > give_up:
-                    raise RuntimeError("no prediction came")
-            return time.monotonic()
-
-        try:
-            yield wait
-        finally:
-            consumer.close(timeout_ms=1_000)
-
-
-class Consumer:
-    """`tidegauge stream` as a process, and what it says."""
-
-    def __init__(self, spec_file: Path) -> None:
-        self.began = time.monotonic()
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "tidegauge", "stream", "--spec", str(spec_file), "--from", "latest"],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self.lines: list[str] = []
-        self.live_s: float | None = None
-        self._live = Event()
-        self._listener = Thread(target=self._listen, daemon=True)
-        self._listener.start()
-
-    def _listen(self) -> None:
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
-            self.lines.append(line)
-            if "partitions are live" in line:
-                self.live_s = self.live_s or time.monotonic() - self.began
-                self._live.set()
-
-    def wait_until_live(self) -> float:
-        """Seconds from the start of the process until all its partitions were live."""
-        if not self._live.wait(120) or self.live_s is None:
-            raise RuntimeError("".join(self.lines))
-        return self.live_s
-
-    @property
-    def replayed(self) -> int:
-        """How many offsets were to be replayed."""
-        return sum(int(found[1]) for line in self.lines if (found := re.search(r"(\d+) before it to warm", line)))
-
-    def memory_mb(self, field: str) -> float:
-        """`VmRSS` or `VmHWM` of the process."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return int(re.search(rf"{field}:\s+(\d+) kB", status)[1]) / 1_000  # type: ignore[index]
-
-    def cpu_s(self) -> float:
-        """Seconds of processor time that the process has taken: what is left of a duration on a busy machine."""
-        times = psutil.Process(self.process.pid).cpu_times()
-        return times.user + times.system
-
-    def kill(self) -> None:
-        """kill -9."""
-        self.process.kill()
-        self.process.wait()
-        self._listener.join(timeout=5)
-
-
-def series(keys: int, steps: range, features: int) -> Iterator[tuple[str, int, Sequence[float]]]:
-    """An event of each key in each step."""
-    rows = np.random.default_rng(0).normal(size=(64, features)).round(4).tolist()
-    for step in steps:
-        for key in range(keys):
-            yield f"key-{key}", START_MS + step * STEP_MS, rows[(step + key) % 64]
-
+from streaming.topics import connect
+from tests.benchmarks.stream_load import crayfish, echo, hostile, latency, lstm, stages
+from tests.benchmarks.stream_parts import Bench, medians, series
 
 # --- cells ---
 
@@ -256,7 +75,7 @@ def _restart(bench: Bench, recovery: str) -> dict[str, Any]:
                 {"first_prediction_s": predicted_s, "live_s": live_s, "cpu_s": cpu_s, "replayed": consumer.replayed}
             )
         consumer.kill()
-    return _medians(rounds)
+    return medians(rounds)
 
 
 def replay(bench: Bench) -> dict[str, Any]:
@@ -270,7 +89,7 @@ def replay(bench: Bench) -> dict[str, Any]:
         rounds.append(
             {"bare_per_s": count / bare_s, "replay_per_s": count / restored_s, "replay_over_bare": bare_s / restored_s}
         )
-    return _medians(rounds) | {"events": count}
+    return medians(rounds) | {"events": count}
 
 
 def _bare(spec: Spec, parts: Sequence[TopicPartition]) -> float:
@@ -337,7 +156,7 @@ def memory(bench: Bench) -> dict[str, Any]:
         resident_mb, peak_mb = consumer.memory_mb("VmRSS"), consumer.memory_mb("VmHWM")
         consumer.kill()
     windows_mb = keys * past * features * (4 + 1) / 1e6  # values and masks
-    return _medians(empty) | {
+    return medians(empty) | {
         "resident_mb": resident_mb,
         "peak_mb": peak_mb,
         "windows_mb": windows_mb,
@@ -345,12 +164,9 @@ def memory(bench: Bench) -> dict[str, Any]:
     }
 
 
-CELLS: Mapping[str, Callable[[Bench], dict[str, Any]]] = {"restart": restart, "replay": replay, "memory": memory}
-
-
-def _medians(rounds: Sequence[Mapping[str, float]]) -> dict[str, Any]:
-    median = {name: round(statistics.median(one[name] for one in rounds), 3) for name in rounds[0]}
-    return median | {"rounds": [{name: round(value, 3) for name, value in one.items()} for one in rounds]}
+CELLS: Mapping[str, Callable[[Bench], dict[str, Any]]] = {
+    cell.__name__: cell for cell in (restart, replay, memory, echo, stages, lstm, crayfish, latency, hostile)
+}
 
 
 def main() -> None:

@@ -22,8 +22,9 @@ ZONES = ["UTC", "Europe/Berlin", "Asia/Kathmandu", "America/St_Johns"]
 
 
 @st.composite
-def specs(draw: st.DrawFn) -> Spec:
-    aggregate = st.sampled_from(["last", "mean", "sum", "min", "max", "count"])
+def specs(draw: st.DrawFn, *, plain: bool = False) -> Spec:
+    """Any spec; a plain one is regular, closes steps on arrival, and takes values as they come."""
+    aggregate = st.just("last") if plain else st.sampled_from(["last", "mean", "sum", "min", "max", "count"])
     fill = st.sampled_from(["hold", "zero", "none"])
     past, horizon = draw(st.integers(1, 6)), draw(st.integers(1, 3))
     ahead = {"role": "future", "lead": draw(st.integers(horizon, past))} if horizon <= past else {"role": "past"}
@@ -44,8 +45,8 @@ def specs(draw: st.DrawFn) -> Spec:
         grid={
             "step": f"{STEP}ms",
             "offset": f"{draw(st.integers(0, STEP - 1))}ms",
-            "regular": draw(st.booleans()),
-            "lateness": f"{draw(st.sampled_from([0, 0, 5, 10, 25]))}ms",
+            "regular": plain or draw(st.booleans()),
+            "lateness": f"{0 if plain else draw(st.sampled_from([0, 0, 5, 10, 25]))}ms",
             "max_disorder": f"{draw(st.sampled_from([0, 15, 40, 1000]))}ms",
             "max_gap": draw(st.integers(0, 3)),
         },
@@ -68,6 +69,21 @@ def logs(draw: st.DrawFn) -> list[OracleEvent]:
     for position in range(draw(st.integers(0, 60))):
         time_ms += draw(move)
         key = draw(st.sampled_from("xy"))
+        events.append(OracleEvent(key, time_ms, position, tuple(draw(value) for _ in range(CARRIED))))
+    return events
+
+
+@st.composite
+def plain_logs(draw: st.DrawFn) -> list[OracleEvent]:
+    """A partition's log of regular, complete series: seldom a gap, a duplicate, disorder, or a missing value."""
+    steps = {"x": draw(st.integers(-5, 5)), "y": draw(st.integers(-5, 5))}
+    move = st.sampled_from([1] * 12 + [0, 2, 3, -1, 9])
+    value = st.sampled_from([1.0, -2.5, 0.1, -0.0, 3e7] * 4 + [float("nan")])
+    events = []
+    for position in range(draw(st.integers(0, 60))):
+        key = draw(st.sampled_from("xy"))
+        steps[key] += draw(move)
+        time_ms = steps[key] * STEP + draw(st.integers(0, STEP - 1))
         events.append(OracleEvent(key, time_ms, position, tuple(draw(value) for _ in range(CARRIED))))
     return events
 
@@ -137,6 +153,18 @@ def test_any_cut_of_the_log_gives_the_windows_of_the_oracle(
         found, outcomes = push_in_chunks(spec, log, cuts, live)
         assert outcomes == oracle.outcomes
         assert found == expected
+
+
+@settings(max_examples=200, deadline=None)
+@given(specs(plain=True), plain_logs(), st.booleans(), st.data())
+def test_regular_series_have_the_windows_of_the_oracle(
+    spec: Spec, log: list[OracleEvent], live: bool, data: st.DataObject
+) -> None:
+    oracle = Oracle(spec, live=live).run(log)
+    for cuts in (list(range(len(log))), data.draw(st.lists(st.integers(0, len(log)), max_size=5))):
+        found, outcomes = push_in_chunks(spec, log, cuts, live)
+        assert outcomes == oracle.outcomes
+        assert found == oracle_windows(oracle)
 
 
 @settings(max_examples=150, deadline=None)
