@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -103,6 +104,10 @@ class PredictionWriter:
         self._stream = spec.stream.name
         self._step_ms = spec.grid.step
         self._targets = [(target.name, target.unit) for target in spec.targets]
+        self._version = ("ce_specversion", b"1.0")
+        self._source = ("ce_source", f"/tidegauge/{spec.stream.name}".encode())
+        self._type = ("ce_type", EVENT_TYPE.encode())
+        self._content_type = ("content-type", self.content_type.encode())
 
     def value(self, prediction: Prediction) -> bytes:
         """The record's value: JSON, floats with the fewest digits that give the same float32."""
@@ -151,14 +156,19 @@ class PredictionWriter:
         """CloudEvents headers (binary mode), and the model's name and version."""
         trace = [("traceparent", prediction.traceparent)] if prediction.traceparent else []
         return [
-            ("ce_specversion", b"1.0"),
+            self._version,
             ("ce_id", prediction.id(self._stream).encode()),
-            ("ce_source", f"/tidegauge/{self._stream}".encode()),
-            ("ce_type", EVENT_TYPE.encode()),
-            ("ce_time", ms_to_iso(prediction.origin_ms).encode()),
+            self._source,
+            self._type,
+            ("ce_time", _iso(prediction.origin_ms)),
             ("ce_subject", prediction.key.encode()),
-            ("content-type", self.content_type.encode()),
+            self._content_type,
             ("model_name", prediction.model.name.encode()),
             ("model_version", str(prediction.model.version).encode()),
             *trace,
         ]
+
+
+@lru_cache(maxsize=1_024)  # the keys of a stream have most origins in common
+def _iso(time_ms: int) -> bytes:
+    return ms_to_iso(time_ms).encode()

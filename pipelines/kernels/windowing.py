@@ -16,7 +16,7 @@ from functools import cache
 from typing import TypeVar
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
+from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 from pipelines.kernels.grid import NO_POSITION, Bool, Events, Float32, Grid, GridState, Int64, Steps
@@ -81,8 +81,8 @@ class Windows:
             for window, end in enumerate(self.end.tolist()):
                 cut[window] = rows[end - self.past : end]
             return cut
-        views = sliding_window_view(rows, self.past, axis=0)[self.end - self.past]
-        return np.ascontiguousarray(views.transpose(0, 2, 1))
+        shape, strides = (len(rows) - self.past + 1, self.past, rows.shape[1]), (rows.strides[0], *rows.strides)
+        return np.ascontiguousarray(as_strided(rows, shape, strides, writeable=False)[self.end - self.past])
 
 
 class Windowing:
@@ -216,10 +216,14 @@ def window_digests(past_values: Float32, past_observed: Bool, future_values: Flo
 
     Arguments are (window, time, feature), little-endian in memory, as models take them.
     """
-    return [
-        hashlib.blake2b(values.tobytes() + mask.tobytes() + future.tobytes(), digest_size=8).hexdigest()
-        for values, mask, future in zip(past_values, past_observed, future_values, strict=True)
-    ]
+    parts = [(memoryview(array.tobytes()), array[:1].nbytes) for array in (past_values, past_observed, future_values)]
+    digests = []
+    for window in range(len(past_values)):
+        digest = hashlib.blake2b(digest_size=8)
+        for content, size in parts:
+            digest.update(content[window * size : (window + 1) * size])
+        digests.append(digest.hexdigest())
+    return digests
 
 
 def _running_count(seen: Bool) -> Int64:

@@ -107,7 +107,7 @@ def hostile(bench: Bench) -> dict[str, Any]:
     rounds, predictions = [], []
     for stream, size in ((clean, len(good)), (mixed, len(good) + count)):
         with stream.instant_model():
-            rounds.append([stream.rate(stream.again().start(*EARLIEST), size) for _ in range(bench.repeat)])
+            rounds.append([_rate(stream, size) for _ in range(bench.repeat)])
             consumer = stream.start(*EARLIEST, "--until-end")
             consumer.process.wait(timeout=600)
             predictions.append({_header(record, "ce_id"): _without_time(record) for record in stream.predictions()})
