@@ -413,12 +413,18 @@ def replay(
     speed: Annotated[str, typer.Option(help="Event time a second of real time, such as 60x; or max.")] = "max",
     as_json: AsJson = False,
 ) -> None:
-    """Play files into the stream's input topic by their event times."""
-    from flows.replay import parse_speed
+    """Play files into the stream's input topic by their event times, or documents in their files' order."""
+    from flows.replay import parse_speed, replay_texts
     from flows.replay import replay as run
-    from schemas.spec import load_spec
+    from schemas.text_spec import TextSpec, load_any_spec
 
-    summary = run(load_spec(spec), inputs, speed=parse_speed(speed), report=_reporter(as_json))
+    loaded, factor = load_any_spec(spec), parse_speed(speed)
+    if isinstance(loaded, TextSpec):
+        if factor is not None:
+            raise typer.BadParameter("--speed is for series; documents have no event times")
+        summary = replay_texts(loaded, inputs, report=_reporter(as_json))
+    else:
+        summary = run(loaded, inputs, speed=factor, report=_reporter(as_json))
     _show(
         asdict(summary),
         as_json,
@@ -446,13 +452,15 @@ def stream(
     progress: Annotated[bool, typer.Option("--progress", help="With --json, still say what happens.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Consume events and write predictions, exactly once."""
+    """Consume events or documents and write predictions, exactly once."""
     from threading import Event
 
-    from schemas.spec import load_spec
-    from streaming.takeover import parse_start
+    from schemas.text_spec import TextSpec, load_any_spec
+    from streaming.input_topic import parse_start
 
-    loaded, begin, stopping = load_spec(spec), parse_start(start), Event()
+    loaded, begin, stopping = load_any_spec(spec), parse_start(start), Event()
+    if isinstance(loaded, TextSpec) and warm_from is not None:
+        raise typer.BadParameter("--warm-from is for series; documents have no windows to warm")
     report = _reporter(as_json and not progress)
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda *_: stopping.set())
@@ -474,7 +482,7 @@ def stream(
         from streaming.live_status import LiveStatus
 
         seeds = None
-        if warm_from is not None:
+        if warm_from is not None and not isinstance(loaded, TextSpec):
             from flows.warm_start import DatasetSeeds
 
             seeds = DatasetSeeds(loaded, warm_from)
@@ -527,12 +535,12 @@ def dead_letters(
     as_json: AsJson = False,
 ) -> None:
     """List dead letters by reason, time and partition, show one whole, or send them to the input topic again."""
-    from schemas.spec import load_spec
+    from schemas.text_spec import load_any_spec
     from streaming.letter_box import Choice, LetterBox, list_letters, parse_time
 
     if replay and show:
         raise typer.BadParameter("expected --show or --replay, not both")
-    box = LetterBox(load_spec(spec))
+    box = LetterBox(load_any_spec(spec))
     if show:
         letter = box.letter(show).document(whole=True)
         _show(letter, as_json, lambda: [f"{name}: {value}" for name, value in letter.items()])
@@ -616,15 +624,26 @@ def verify(
 @app.command()
 def demo(
     spec: Annotated[Path | None, typer.Option("--spec", help="Another spec than the weather's.")] = None,
-    inputs: Annotated[list[str] | None, typer.Option("--input", help="Its files.")] = None,
+    inputs: Annotated[
+        list[str] | None, typer.Option("--input", help="Its files; those of the weather and languages are shipped.")
+    ] = None,
     output: Annotated[Path, typer.Option("--output", help="Where everything is written.")] = Path(".tidegauge/demo"),
     as_json: AsJson = False,
 ) -> None:
-    """The whole path on real data: ingest, train, push, serve, stream, score, verify."""
+    """The whole path on real data: ingest, train, push, serve, stream, score, verify; with series or with texts."""
     _import_tensorflow()
     from flows.demo import run_demo
+    from flows.demo_parts import WEATHER_SPEC, demo_inputs
+    from flows.text_demo import run_text_demo
+    from schemas.text_spec import TextSpec, load_any_spec
 
-    result = run_demo(spec, inputs, output=output, report=_reporter(as_json))
+    spec_file = spec or WEATHER_SPEC
+    files, report = demo_inputs(spec_file, inputs or ()), _reporter(as_json)
+    if isinstance(load_any_spec(spec_file), TextSpec):
+        texts = run_text_demo(spec_file, files, output=output, report=report)
+        _show(texts.document(), as_json, texts.lines)
+        raise typer.Exit(0 if texts.holds else 1)
+    result = run_demo(spec_file, files, output=output, report=report)
     _show(result.document(), as_json, result.lines)
     raise typer.Exit(0 if result.holds else 1)
 

@@ -1,4 +1,4 @@
-"""The demo: the whole path on real data, with real parts, and an honest account of it at the end.
+"""The demo of series: the whole path on real data, with real parts, and an honest account of it at the end.
 
     files ─ingest─▶ dataset ─train─▶ run ─push─▶ model version ─▶ model server
     files ─replay─▶ events topic ─stream─▶ predictions topic ─▶ read back, scored, checked against the dataset
@@ -9,33 +9,21 @@ What was written stays in the output folder.
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
-import subprocess
-import sys
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from deploy.local.ports import free_port
-from deploy.local.stack import down, up
-from deploy.local.state import default_state_dir, is_claimed
 from flows.accuracy import Scores, score_predictions
+from flows.demo_parts import Steps, demo_folder, start_kafka, stream_to_end
 from flows.replay import ReplaySummary, replay
 from flows.verify import Parity, read_predictions, verify_dataset, verify_predictions
 from schemas.dataset import DatasetFolder
-from schemas.errors import BrokerError, DatasetError, InputError, LocalStackError
+from schemas.errors import DatasetError
 from schemas.prediction import prediction_id
 from schemas.spec import Spec, load_spec
-
-_DEPLOY = Path(__file__).parents[1] / "deploy"
-WEATHER_SPEC = _DEPLOY / "specs" / "weather.yaml"
-WEATHER_DATA = _DEPLOY / "data" / "weather.csv.gz"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +95,8 @@ class DemoResult:
 
 
 def run_demo(
-    spec_file: Path | None,
-    inputs: Sequence[str] | None,
+    spec_file: Path,
+    inputs: Sequence[str],
     *,
     output: Path,
     report: Callable[[str], None] = lambda _: None,
@@ -116,29 +104,16 @@ def run_demo(
     """Runs the demo; what an earlier one left in `output` is replaced.
 
     Args:
-      spec_file: a spec; the weather's when None.
-      inputs: its files; the weather's when both are None.
+      spec_file: a spec of series.
+      inputs: its files.
       output: a folder for the dataset, the run, the models, Kafka's data and the picture.
       report: is told, in words, what happens.
     Raises:
       TidegaugeError: a step failed.
     """
-    if (spec_file is None) != (not inputs):
-        raise InputError("expected --spec and --input together, or neither")
-    spec_file, inputs = spec_file or WEATHER_SPEC, inputs or [str(WEATHER_DATA)]
-    _clear(output)
-    output.mkdir(parents=True)
-    environment = {
-        "TIDEGAUGE_KAFKA__BOOTSTRAP_SERVERS": f"127.0.0.1:{free_port()}",
-        "TIDEGAUGE_SERVING__ADDRESS": f"127.0.0.1:{free_port()}",
-        "TIDEGAUGE_PATHS__MODELS": str(output / "models"),
-    }
-    spec = load_spec(spec_file, os.environ | environment)
-    steps = _Steps(report)
-    try:
-        return _run(spec, spec_file, inputs, output, environment, steps, report)
-    finally:
-        down(output / "state")
+    with demo_folder(output) as environment:
+        spec = load_spec(spec_file, os.environ | environment)
+        return _run(spec, spec_file, inputs, output, environment, Steps(report), report)
 
 
 def _run(
@@ -147,7 +122,7 @@ def _run(
     inputs: Sequence[str],
     output: Path,
     environment: Mapping[str, str],
-    steps: _Steps,
+    steps: Steps,
     report: Callable[[str], None],
 ) -> DemoResult:
     from flows.local_stack import start_model_server
@@ -157,8 +132,7 @@ def _run(
     from pipelines.ingest import ingest
 
     with steps("Kafka"):
-        port = int(spec.kafka.bootstrap_servers.rpartition(":")[2])
-        _start_kafka(output / "state", port, report)
+        start_kafka(spec.kafka, output / "state", report)
     with steps("ingest"):
         manifest = ingest(spec, inputs=inputs, output=str(output / "dataset"))
     with steps("train"):
@@ -169,7 +143,7 @@ def _run(
     with steps("replay"):
         replayed = replay(spec, inputs, report=report)
     with steps("stream"):
-        counts = _stream(spec_file, environment)
+        counts = stream_to_end(spec_file, environment)
     with steps("read back"):
         predictions = list(read_predictions(spec, spec.topics.predictions.name))
         ids = Counter(
@@ -206,55 +180,3 @@ def _run(
         seconds=steps.seconds,
         picture=str(picture),
     )
-
-
-def _start_kafka(state_dir: Path, port: int, report: Callable[[str], None]) -> None:
-    from deploy.local.kafka import Ports
-
-    # The jars are kept where `tidegauge up` keeps them, so that only the very first run fetches them.
-    up(
-        state_dir,
-        ports=Ports(port, 0),
-        jars_dir=default_state_dir() / "jars" / "kafka",
-        report=report,
-    )
-
-
-def _stream(spec_file: Path, environment: Mapping[str, str]) -> dict[str, int]:
-    """Runs the consumer to the end of the topic, as the process of its own that it is in production."""
-    command = [sys.executable, "-m", "tidegauge", "stream", "--spec", str(spec_file), "--from", "earliest"]
-    done = subprocess.run(
-        [*command, "--until-end", "--wait", "60", "--json"],
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise BrokerError(f"tidegauge stream ended with {done.returncode}: {done.stderr.strip()[-2_000:]}")
-    counts: dict[str, int] = json.loads(done.stdout)
-    return counts
-
-
-def _clear(output: Path) -> None:
-    if not output.exists():
-        return
-    if any(output.iterdir()) and not is_claimed(output / "state"):
-        raise LocalStackError(f"{output}: expected a new folder or that of an earlier demo, got one with other files")
-    down(output / "state")
-    shutil.rmtree(output)
-
-
-class _Steps:
-    """Says what is being done, and keeps how long it took."""
-
-    def __init__(self, report: Callable[[str], None]) -> None:
-        self._report = report
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def __call__(self, name: str) -> Iterator[None]:
-        self._report(f"── {name}")
-        began = time.monotonic()
-        yield
-        self.seconds[name] = round(time.monotonic() - began, 1)

@@ -25,7 +25,7 @@ def start(
     port: int | None = None,
     report: Callable[[str], None] = lambda _: None,
 ) -> Stack:
-    """Starts Kafka and, for a spec, the model server on its address; of a stream of series it creates the topics too.
+    """Starts Kafka and, for a spec, its topics and the model server on its address.
 
     Args:
       spec: the stream, or None for Kafka alone.
@@ -40,8 +40,7 @@ def start(
     ports = None if port is None else Ports(port, 0 if port == 0 else port + 1)
     stack = up(state_dir, ports=ports, report=report)
     if spec is not None:
-        if isinstance(spec, Spec):
-            _create_topics(spec, stack, report)
+        _create_topics(spec, stack, report)
         start_model_server(spec, state_dir)
     return status(state_dir)
 
@@ -80,7 +79,7 @@ def model_server_args(spec: Spec | TextSpec) -> list[str]:
     ]
 
 
-def _create_topics(spec: Spec, stack: Stack, report: Callable[[str], None]) -> None:
+def _create_topics(spec: Spec | TextSpec, stack: Stack, report: Callable[[str], None]) -> None:
     from streaming.stream_topics import prepare_topics
     from streaming.topics import TopicAdmin
 

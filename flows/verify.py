@@ -21,11 +21,13 @@ from numpy.typing import NDArray
 
 from flows.history import History
 from pipelines.kernels.windowing import Windowing, window_digests
-from schemas.avro_prediction import AVRO_CONTENT_TYPE, read_avro_prediction
+from schemas.avro_prediction import AVRO_CONTENT_TYPE, PREDICTION, TEXT_PREDICTION, read_avro_prediction
 from schemas.dataset import DatasetFolder
 from schemas.errors import BrokerError
 from schemas.event import EventReader
 from schemas.spec import Spec
+from schemas.text_prediction import TEXT_EVENT_TYPE
+from schemas.text_spec import TextSpec
 from schemas.units import ms_to_iso
 from streaming.model_client import Answer, Arrays, Waiting
 from streaming.partition import Partition
@@ -173,8 +175,17 @@ def verify_predictions(spec: Spec, folder: DatasetFolder, topic: str) -> Parity:
     return compare(lambda: iter(digests.items()), found)
 
 
-def read_predictions(spec: Spec, topic: str) -> Iterator[dict[str, Any]]:
+def read_predictions(spec: Spec | TextSpec, topic: str) -> Iterator[dict[str, Any]]:
     """The committed predictions of a topic, to the end that it has now.
+
+    Raises:
+      BrokerError: the topic does not exist or cannot be read.
+    """
+    return map(_document, read_topic(spec, topic))
+
+
+def read_topic(spec: Spec | TextSpec, topic: str) -> Iterator[Any]:
+    """The committed records of a topic, to the end that it has now.
 
     Raises:
       BrokerError: the topic does not exist or cannot be read.
@@ -197,15 +208,16 @@ def read_predictions(spec: Spec, topic: str) -> Iterator[dict[str, Any]]:
             ends = consumer.end_offsets(parts)
             while any(consumer.position(tp) < end for tp, end in ends.items()):
                 for records in consumer.poll(timeout_ms=500).values():
-                    for record in records:
-                        yield _document(record)
+                    yield from records
     finally:
         consumer.close(timeout_ms=1_000)
 
 
 def _document(record: Any) -> dict[str, Any]:
-    if dict(record.headers).get("content-type") == AVRO_CONTENT_TYPE.encode():
-        return read_avro_prediction(record.value)
+    headers = dict(record.headers)
+    if headers.get("content-type") == AVRO_CONTENT_TYPE.encode():
+        schema = TEXT_PREDICTION if headers.get("ce_type") == TEXT_EVENT_TYPE.encode() else PREDICTION
+        return read_avro_prediction(record.value, schema)
     document: dict[str, Any] = orjson.loads(record.value)
     return document
 

@@ -6,13 +6,12 @@ import csv
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, NamedTuple
 
-import orjson
-
 from pipelines.sources.event_batch import DeadRow
 from pipelines.sources.records import MAX_RECORD, Oversized, read_records
 from schemas.errors import InputError
 from schemas.event import BadEvent
 from schemas.split_spec import SPLITS, FieldSplit
+from schemas.text_event import json_object, text_member
 from schemas.text_spec import TextSpec
 
 _JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
@@ -59,7 +58,7 @@ class TextSource:
           InputError: it has not the spec's fields, or cannot be read to its end.
         """
         is_json = path.removesuffix(".gz").endswith(_JSON_SUFFIXES)
-        parse: Callable[[bytes], Mapping[str, Any]] | None = _json_object if is_json else self._rows_of(self._columns)
+        parse: Callable[[bytes], Mapping[str, Any]] | None = json_object if is_json else self._rows_of(self._columns)
         row = 0
         for records in read_records(file, path, quotes=not is_json):
             if isinstance(records, Oversized):
@@ -83,19 +82,22 @@ class TextSource:
             raise InputError(f"{path}: expected a CSV header with the columns {self._needed}, got an empty file")
 
     def _document(self, fields: Mapping[str, Any], row: int, source: str) -> Document:
-        text = _text_of(fields, self._text, empty=True)
+        text = text_member(fields, self._text, empty=True)
         if not self._labelled:
-            known = fields.get(self._label) not in (None, "")
-            return Document(row, source, "", _text_of(fields, self._label) if known else "", text)
-        label = _text_of(fields, self._label)
+            key, label = (
+                text_member(fields, name) if name and fields.get(name) not in (None, "") else ""
+                for name in (self._key, self._label)
+            )
+            return Document(row, source, key, label, text)
+        label = text_member(fields, self._label)
         # Without a key, equal texts must not be in two splits.
-        key = _text_of(fields, self._key) if self._key else text
+        key = text_member(fields, self._key) if self._key else text
         return Document(row, source, key, label, text, self._split_of(fields))
 
     def _split_of(self, fields: Mapping[str, Any]) -> str:
         if self._split is None:
             return ""
-        named = _text_of(fields, self._split)
+        named = text_member(fields, self._split)
         if named not in SPLITS:
             raise BadEvent("split", f"{self._split}: expected one of {', '.join(SPLITS)}, got '{named}'")
         return named
@@ -122,27 +124,6 @@ class TextSource:
             return dict(zip(columns, cells, strict=True))
 
         return parse
-
-
-def _text_of(fields: Mapping[str, Any], name: str, *, empty: bool = False) -> str:
-    value = fields.get(name)
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    if value is None or (value == "" and not empty):
-        raise BadEvent("missing", f"{name}: expected a text, got none")
-    if not isinstance(value, str):
-        raise BadEvent("type", f"{name}: expected a text, got {type(value).__name__}")
-    return value
-
-
-def _json_object(record: bytes) -> Mapping[str, Any]:
-    try:
-        document = orjson.loads(record)
-    except orjson.JSONDecodeError as exc:
-        raise BadEvent("decode", f"expected a JSON object: {exc}") from exc
-    if not isinstance(document, dict):
-        raise BadEvent("decode", f"expected a JSON object, got {type(document).__name__}")
-    return document
 
 
 def _cells(record: bytes) -> Sequence[str]:

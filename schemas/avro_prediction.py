@@ -1,4 +1,4 @@
-"""Predictions as Avro: the schema in `avro/prediction.avsc`, as a plain datum or in Confluent's wire format.
+"""Predictions as Avro: the schemas in `avro/`, as a plain datum or in Confluent's wire format.
 
 Confluent's wire format is a zero byte, the schema's id in a registry as four bytes, and the datum. A plain datum never
 begins with a zero byte, since the first field is a version from 1 on; so one reader reads both.
@@ -17,22 +17,28 @@ from typing import Any
 
 from schemas.prediction import Prediction, PredictionWriter
 from schemas.spec import Spec
+from schemas.text_prediction import TextPrediction, TextPredictionWriter
+from schemas.text_spec import TextSpec
 
 AVRO_CONTENT_TYPE = "application/avro"
 _WIRE = struct.Struct(">bI")
 
 
-@cache
-def prediction_schema_text() -> str:
-    """The schema as a registry takes it."""
-    return json.dumps(json.loads((Path(__file__).parent / "avro" / "prediction.avsc").read_text(encoding="utf-8")))
+PREDICTION, TEXT_PREDICTION = "prediction", "text_prediction"
+"""The schemas' names; of series, and of texts."""
 
 
 @cache
-def _schema() -> Any:
+def prediction_schema_text(name: str = PREDICTION) -> str:
+    """A schema as a registry takes it."""
+    return json.dumps(json.loads((Path(__file__).parent / "avro" / f"{name}.avsc").read_text(encoding="utf-8")))
+
+
+@cache
+def _schema(name: str) -> Any:
     from fastavro import parse_schema
 
-    return parse_schema(json.loads(prediction_schema_text()))
+    return parse_schema(json.loads(prediction_schema_text(name)))
 
 
 class AvroPredictionWriter(PredictionWriter):
@@ -47,23 +53,41 @@ class AvroPredictionWriter(PredictionWriter):
 
     def __init__(self, spec: Spec, schema_id: int | None = None) -> None:
         super().__init__(spec)
-        self._head = b"" if schema_id is None else _WIRE.pack(0, schema_id)
+        self._schema_id = schema_id
 
     def value(self, prediction: Prediction) -> bytes:
         """The record's value."""
-        from fastavro import schemaless_writer
-
         document = self.document(prediction)
         for target in document["targets"]:
             if "quantiles" in target:  # a member of a union must be a list to be known as an array
                 target["quantiles"] = {level: values.tolist() for level, values in target["quantiles"].items()}
-        buffer = io.BytesIO()
-        buffer.write(self._head)
-        schemaless_writer(buffer, _schema(), document)
-        return buffer.getvalue()
+        return _datum(PREDICTION, self._schema_id, document)
 
 
-def read_avro_prediction(value: bytes) -> dict[str, Any]:
+class AvroTextPredictionWriter(TextPredictionWriter):
+    """Turns the predictions of one stream of texts into Avro; see `AvroPredictionWriter`."""
+
+    content_type = AVRO_CONTENT_TYPE
+
+    def __init__(self, spec: TextSpec, schema_id: int | None = None) -> None:
+        super().__init__(spec)
+        self._schema_id = schema_id
+
+    def value(self, prediction: TextPrediction) -> bytes:
+        """The record's value."""
+        return _datum(TEXT_PREDICTION, self._schema_id, self.document(prediction))
+
+
+def _datum(name: str, schema_id: int | None, document: dict[str, Any]) -> bytes:
+    from fastavro import schemaless_writer
+
+    buffer = io.BytesIO()
+    buffer.write(b"" if schema_id is None else _WIRE.pack(0, schema_id))
+    schemaless_writer(buffer, _schema(name), document)
+    return buffer.getvalue()
+
+
+def read_avro_prediction(value: bytes, name: str = PREDICTION) -> dict[str, Any]:
     """The members of a prediction, as JSON has them.
 
     Raises:
@@ -73,7 +97,7 @@ def read_avro_prediction(value: bytes) -> dict[str, Any]:
 
     start = _WIRE.size if value[:1] == b"\0" else 0
     try:
-        found = schemaless_reader(io.BytesIO(value[start:]), _schema(), None)
+        found = schemaless_reader(io.BytesIO(value[start:]), _schema(name), None)
     except (EOFError, IndexError, UnicodeDecodeError, struct.error) as exc:
         raise ValueError(f"expected an Avro prediction: {exc!r}") from exc
     assert isinstance(found, dict)

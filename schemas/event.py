@@ -30,7 +30,8 @@ class BadEvent(Exception):
     """Why a record is no event. `reason` is a short code to count by, the message says what was expected and came.
 
     Reasons: `decode` (not an object), `missing` (a field), `type`, `range` (a number beyond float32, or not finite),
-    `time` (does not parse), `time_range` (outside `stream.time_range`), `future` (beyond `grid.max_skew`, live only).
+    `time` (does not parse), `time_range` (outside `stream.time_range`), `future` (beyond `grid.max_skew`, live only),
+    `size` (of a document, live only).
     """
 
     def __init__(self, reason: str, detail: str) -> None:

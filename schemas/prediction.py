@@ -74,6 +74,16 @@ class Prediction:
     latency_ms: float | None = None
     traceparent: bytes | None = None
 
+    @property
+    def record_key(self) -> bytes:
+        """The key of its record."""
+        return self.key.encode()
+
+    @property
+    def record_ms(self) -> int:
+        """The time of its record, epoch milliseconds: the origin."""
+        return self.origin_ms
+
     def id(self, stream: str) -> str:
         """blake2b-128 of what the prediction is about. The version is not part: a re-issue has the same id."""
         return prediction_id(stream, self.key, self.origin_ms, self.model.name, self.role)
@@ -104,10 +114,7 @@ class PredictionWriter:
         self._stream = spec.stream.name
         self._step_ms = spec.grid.step
         self._targets = [(target.name, target.unit) for target in spec.targets]
-        self._version = ("ce_specversion", b"1.0")
-        self._source = ("ce_source", f"/tidegauge/{spec.stream.name}".encode())
-        self._type = ("ce_type", EVENT_TYPE.encode())
-        self._content_type = ("content-type", self.content_type.encode())
+        self._headers = EventHeaders(EVENT_TYPE, spec.stream.name, self.content_type)
 
     def value(self, prediction: Prediction) -> bytes:
         """The record's value: JSON, floats with the fewest digits that give the same float32."""
@@ -154,17 +161,39 @@ class PredictionWriter:
 
     def headers(self, prediction: Prediction) -> list[tuple[str, bytes]]:
         """CloudEvents headers (binary mode), and the model's name and version."""
-        trace = [("traceparent", prediction.traceparent)] if prediction.traceparent else []
+        return self._headers.of(
+            prediction.id(self._stream),
+            time_ms=prediction.origin_ms,
+            subject=prediction.key,
+            model=prediction.model,
+            traceparent=prediction.traceparent,
+        )
+
+
+class EventHeaders:
+    """CloudEvents headers (binary mode) of one stream's predictions, with the model's name and version."""
+
+    def __init__(self, event_type: str, stream: str, content_type: str) -> None:
+        self._version = ("ce_specversion", b"1.0")
+        self._source = ("ce_source", f"/tidegauge/{stream}".encode())
+        self._type = ("ce_type", event_type.encode())
+        self._content_type = ("content-type", content_type.encode())
+
+    def of(
+        self, identity: str, *, time_ms: int, subject: str, model: ModelVersion, traceparent: bytes | None
+    ) -> list[tuple[str, bytes]]:
+        """The headers of one prediction."""
+        trace = [("traceparent", traceparent)] if traceparent else []
         return [
             self._version,
-            ("ce_id", prediction.id(self._stream).encode()),
+            ("ce_id", identity.encode()),
             self._source,
             self._type,
-            ("ce_time", _iso(prediction.origin_ms)),
-            ("ce_subject", prediction.key.encode()),
+            ("ce_time", _iso(time_ms)),
+            ("ce_subject", subject.encode()),
             self._content_type,
-            ("model_name", prediction.model.name.encode()),
-            ("model_version", str(prediction.model.version).encode()),
+            ("model_name", model.name.encode()),
+            ("model_version", str(model.version).encode()),
             *trace,
         ]
 

@@ -139,3 +139,18 @@ class Topics(Section):
     predictions: Topic
     late: Topic
     dead_letters: Topic
+
+    @classmethod
+    def of(cls, stream: str, given: Kafka) -> Self:
+        """The topics of a stream: as given, or named after it with as many partitions as the input."""
+        events = given.input or Topic(name=f"{stream}.events")
+
+        def derived(topic: Topic | None, suffix: str) -> Topic:
+            return topic or Topic(name=f"{stream}.{suffix}", partitions=events.partitions)
+
+        return cls(
+            input=events,
+            predictions=derived(given.predictions, "predictions"),
+            late=derived(given.late, "late"),
+            dead_letters=derived(given.dead_letters, "dead-letters"),
+        )

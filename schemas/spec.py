@@ -23,7 +23,7 @@ from schemas.errors import SpecError
 from schemas.evaluation_spec import Evaluation, Uncertainty
 from schemas.model_spec import HierarchicalModel, ModelSection
 from schemas.section import Section
-from schemas.settings_spec import Checks, Dataset, Kafka, Paths, Serving, Source, Topic, Topics
+from schemas.settings_spec import Checks, Dataset, Kafka, Paths, Serving, Source, Topics
 from schemas.split_spec import SplitRule
 from schemas.stream_spec import Feature, Grid, Stream, Window
 from schemas.training_spec import Training
@@ -128,18 +128,7 @@ class Spec(Section):
     @cached_property
     def topics(self) -> Topics:
         """The stream's four topics, all with as many partitions as the input unless the spec says otherwise."""
-        name, given = self.stream.name, self.kafka
-        events = given.input or Topic(name=f"{name}.events")
-
-        def derived(topic: Topic | None, suffix: str) -> Topic:
-            return topic or Topic(name=f"{name}.{suffix}", partitions=events.partitions)
-
-        return Topics(
-            input=events,
-            predictions=derived(given.predictions, "predictions"),
-            late=derived(given.late, "late"),
-            dead_letters=derived(given.dead_letters, "dead-letters"),
-        )
+        return Topics.of(self.stream.name, self.kafka)
 
     @cached_property
     def window_fingerprint(self) -> str:

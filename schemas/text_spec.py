@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 
 from schemas.documents import canonical, fingerprint_of, parse_as, read_document
 from schemas.section import Count, Name, Section
-from schemas.settings_spec import Dataset, Kafka, Paths, Serving
+from schemas.settings_spec import Dataset, Kafka, Paths, Serving, Topics
 from schemas.spec import Spec, load_spec
 from schemas.split_spec import FieldSplit, KeySplit
 from schemas.text_model_spec import TextAttentionModel, TextHierarchicalModel, TextModel
@@ -136,6 +136,22 @@ class TextSpec(Section):
     def model_name(self) -> str:
         """The served model's name."""
         return self.serving.model or self.stream.name
+
+    @model_validator(mode="after")
+    def _documents_stand_alone(self) -> Self:
+        if self.kafka.recovery != "replay" or self.kafka.changelog or self.kafka.idle_close or self.kafka.late:
+            raise ValueError("kafka.recovery, changelog, idle_close and late are for series; documents have no windows")
+        return self
+
+    @cached_property
+    def group(self) -> str:
+        """The consumer group of `tidegauge stream`."""
+        return self.kafka.group or f"tidegauge-{self.stream.name}"
+
+    @cached_property
+    def topics(self) -> Topics:
+        """The stream's topics; no document is late."""
+        return Topics.of(self.stream.name, self.kafka)
 
     @cached_property
     def window_fingerprint(self) -> str:

@@ -22,7 +22,8 @@ from schemas.errors import BrokerError
 from streaming.checkpoint import Checkpoint
 from streaming.commits import COMMIT_TIMEOUT_S, PRODUCER_SETTINGS, Outbox
 from streaming.key_states import decode_state, encode_state, row_offset
-from streaming.partition import Partition, Record, Stage
+from streaming.partition import Partition, WindowStage
+from streaming.stage import Record
 from streaming.topics import NewTopic, TopicAdmin
 
 COMPACTION_LAG_MS = 3_600_000
@@ -78,7 +79,10 @@ class Changelog:
         return TopicPartition(self._topic, tp.partition)
 
     def save(
-        self, outbox: Outbox, stages: Mapping[TopicPartition, Stage], partitions: Mapping[TopicPartition, Partition]
+        self,
+        outbox: Outbox,
+        stages: Mapping[TopicPartition, WindowStage],
+        partitions: Mapping[TopicPartition, Partition],
     ) -> dict[TopicPartition, Checkpoint]:
         """Sends the rows of some stages, and waits for the broker to have them.
 
@@ -99,7 +103,7 @@ class Changelog:
             self._ends[tp.partition] = future.get(timeout=COMMIT_TIMEOUT_S).offset + 1
         return {tp: self._checkpoint(tp, partitions[tp], stage) for tp, stage in stages.items()}
 
-    def _checkpoint(self, tp: TopicPartition, partition: Partition, stage: Stage) -> Checkpoint:
+    def _checkpoint(self, tp: TopicPartition, partition: Partition, stage: WindowStage) -> Checkpoint:
         if partition.is_saved_by(stage):
             return partition.saved_checkpoint(stage, self._ends.get(tp.partition, 0))
         return partition.checkpoint(stage)

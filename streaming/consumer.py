@@ -4,7 +4,7 @@ Each turn of the loop is five steps, in this order:
 
 1. poll      read the next records; rebalances happen inside the poll and nowhere else
 2. restore   bring newly assigned partitions, a slice at a time, to where the group has committed them
-3. stage     work out windows, late events and dead letters; nothing is changed yet
+3. stage     work out windows (or documents), late events and dead letters; nothing is changed yet
 4. predict   ask the model server, in batches across keys and partitions
 5. commit    the predictions, the late events, the dead letters and the offsets, in one transaction
 
@@ -18,10 +18,10 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from threading import Event as StopFlag
 from typing import Any
 
@@ -31,22 +31,24 @@ from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssi
 from kafka.errors import KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
 from kafka.structs import OffsetAndMetadata
 
-from pipelines.kernels.windowing import Windowing
 from schemas.errors import BrokerError, ServingError
 from schemas.prediction import Prediction
 from schemas.spec import Spec
-from streaming.changelog import Changelog, prepare_changelog
+from schemas.text_prediction import TextPrediction
+from schemas.text_spec import TextSpec
 from streaming.checkpoint import Checkpoint
 from streaming.commits import CLOSE_TIMEOUT_S, Aborted, Commits, Outbox, Write, is_away, refusal
 from streaming.flushes import Flushes
+from streaming.input_topic import Start
+from streaming.kind import Kind, Means
 from streaming.live_status import LiveStatus, PartitionStatus, state_bytes
-from streaming.outputs import Outputs
-from streaming.partition import Partition, Record, Stage
-from streaming.predictor import Predictor, RefusedWindow
 from streaming.restore import REQUEST_TIMEOUT_MS, Restorer
+from streaming.series import Series
 from streaming.serving_client import ServingClient
+from streaming.stage import LivePartition, Record, Stage
 from streaming.stream_topics import prepare_topics
-from streaming.takeover import Seeds, Start, Takeover
+from streaming.takeover import Seeds
+from streaming.texts import Texts
 from streaming.topics import TopicAdmin, broker_errors, connect
 from streaming.transactions import Transactions
 
@@ -55,8 +57,6 @@ logger = logging.getLogger(__name__)
 POLL_MS = 500
 SLICE_S = 0.25
 """How long the live partitions wait, at a time, for those that are being restored."""
-SERVING_PATIENCE_S = 2.0
-"""How long a request is tried again before the partitions are paused until the model server is back."""
 SESSION_TIMEOUT_MS = 10_000
 """After so long the partitions of a member that does not come back go to the others."""
 METADATA_MS = 30_000
@@ -64,8 +64,6 @@ METADATA_MS = 30_000
 IDLE_COMMIT_S = 5.0
 """How often a consumer without events commits where it stands. A process that was replaced learns of it by a commit
 only: kafka-python keeps a fenced consumer polling."""
-IDLE_CLOSE_S = 1.0
-"""How often steps of idle keys are closed by the wall clock, where the spec says so."""
 ASK_OTHERS_S = 0.5
 """How often a member that is at the end looks whether the others are."""
 STATUS_S = 1.0
@@ -92,14 +90,14 @@ class StreamSummary:
 
 
 class StreamConsumer:
-    """Predicts the windows of one stream, until it is told to stop.
+    """Predicts the windows, or the documents, of one stream, until it is told to stop.
 
     Args:
       spec: the stream.
       member: a name within the consumer group. A restart under the same name is felt for a moment only (static
         membership), and fences the process that had it.
       start: where to begin when the group has committed nothing.
-      seeds: states of keys from a dataset, for windows that reach back before the topic does.
+      seeds: states of keys from a dataset, for windows that reach back before the topic does; not of texts.
       until_end: stop at the end that the topic had at the start, instead of waiting for more.
       wait_s: how long to wait for the model server at the start, in seconds.
       stopping: once set, `run` ends after the turn that it is in, as `stop` does.
@@ -109,7 +107,7 @@ class StreamConsumer:
 
     def __init__(
         self,
-        spec: Spec,
+        spec: Spec | TextSpec,
         *,
         member: str = "0",
         start: Start = "latest",
@@ -127,15 +125,12 @@ class StreamConsumer:
         self._instance = f"{spec.group}-{member}"
         self._topic = spec.topics.input.name
         self._report = report
-        self._windowing, self._outputs = Windowing(spec), Outputs(spec)
-        self._changelog = Changelog(spec.changelog, spec.window_fingerprint) if spec.changelog else None
-        self._partitions: dict[TopicPartition, Partition] = {}
+        self._partitions: dict[TopicPartition, LivePartition] = {}
         self._assigned: set[TopicPartition] = set()
         self._taken_away: set[TopicPartition] = set()
         self._stopping = stopping or StopFlag()
-        self._committed_at = self._closed_at = self._asked_at = time.monotonic()
+        self._committed_at = self._asked_at = time.monotonic()
         self._told_at = 0.0
-        self._issued: defaultdict[TopicPartition, dict[str, int]] = defaultdict(dict)
         self._aborts = 0
         self._pause_s = 0.05
 
@@ -188,18 +183,7 @@ class StreamConsumer:
         with TopicAdmin(kafka) as admin:
             for warning in prepare_topics(admin, self._spec, oldest_ms=None, now_ms=_now_ms()):
                 self._report(warning)
-            if self._spec.changelog:
-                settings = admin.describe(self._topic)
-                prepare_changelog(admin, self._spec.changelog, settings.partitions if settings else 1)
         self._client = client = stack.enter_context(ServingClient(self._spec, self._stopping))
-        self._predictor = Predictor(
-            self._spec,
-            self._windowing,
-            client,
-            patience_s=SERVING_PATIENCE_S,
-            stopping=self._stopping,
-            on_answer=self._status.answered,
-        )
         version = client.wait_until_available(self._wait_s)
         self._report(f"model {client.model} version {version} at {client.address} is ready")
         self._consumer = connect(
@@ -226,14 +210,11 @@ class StreamConsumer:
         else:
             self._commits = Flushes(kafka, self._instance, self._consumer, self._stopping)
         stack.callback(self._commits.close)
-        self._takeover = Takeover(
-            self._spec,
-            self._windowing,
-            self._consumer,
-            start=self._start,
-            changelog=self._changelog,
-            seeds=self._seeds,
-            report=self._report,
+        means = Means(
+            self._consumer, client, self._start, self._stopping, on_answer=self._status.answered, report=self._report
+        )
+        self._kind: Kind = (
+            Texts(self._spec, means) if isinstance(self._spec, TextSpec) else Series(self._spec, means, self._seeds)
         )
         with broker_errors(self._topic):
             self._consumer.subscribe([self._topic], listener=_Listener(self))
@@ -252,7 +233,7 @@ class StreamConsumer:
             gone.add(self._taken_away.pop())
         for tp in gone:
             self._partitions.pop(tp, None)
-            self._issued.pop(tp, None)
+        self._kind.forget(gone)
         self._restorer.drop(gone)
         # What was fetched of a partition before it was taken over came from the wrong place.
         return {tp: records for tp, records in batch.items() if tp in self._partitions}
@@ -262,11 +243,11 @@ class StreamConsumer:
     def _restore(self, generation: Any) -> None:
         new = sorted(self._assigned - set(self._partitions) - set(self._restorer.partitions))
         if new:
-            points, begun = self._takeover.checkpoints(new)
+            points, begun = self._kind.checkpoints(new)
             if begun:
                 # Committed before anything is read: else what comes between a first start and a restart is skipped.
                 self._transact(generation, lambda _: _offsets({tp: points[tp] for tp in begun}))
-            readings = {tp: self._takeover.reading(tp, point) for tp, point in points.items()}
+            readings = {tp: self._kind.reading(tp, point) for tp, point in points.items()}
             self.summary.warmed += sum(r.end - r.position for r in readings.values() if r.place.topic == self._topic)
             self._restorer.begin(readings)
         if self._restorer.is_busy:
@@ -285,41 +266,14 @@ class StreamConsumer:
 
     # --- 4. predict ---
 
-    def _predict(self, stages: dict[TopicPartition, Stage]) -> list[Prediction]:
-        runs = [(tp, key, windows) for tp, stage in stages.items() for key, windows in stage.windows]
-
-        def refuse(window: RefusedWindow) -> None:
-            tp = runs[window.run][0]
-            stages[tp].unpredicted.append((window.origin_ms, self._outputs.window_letter(window, tp)))
-            stages[tp].counts["refused"] += 1
-
-        predictions = self._predictor.predict([(key, windows) for _, key, windows in runs], refuse)
-        for stage in stages.values():
-            if stage.parents:
-                predictions = [
-                    replace(p, traceparent=stage.parents.get((p.key, p.origin_ms), p.traceparent)) for p in predictions
-                ]
+    def _predict(self, stages: dict[TopicPartition, Stage]) -> list[Prediction | TextPrediction]:
+        predictions = list(self._kind.predict(stages))
         if predictions:
             self._status.breaker.answered()
             self._status.model_version = predictions[-1].model.version
-        return predictions + self._provisional(stages)
-
-    def _provisional(self, stages: dict[TopicPartition, Stage]) -> list[Prediction]:
-        """Predicts windows that the wall clock ends; partitions that have some get a stage, to be committed with it."""
-        wait_ms = self._spec.kafka.idle_close
-        if wait_ms is None or self._status.breaker.reason or time.monotonic() < self._closed_at + IDLE_CLOSE_S:
-            return []
-        self._closed_at = time.monotonic()
-        runs = []
-        for tp, partition in self._partitions.items():
-            if tp in stages or not self._is_caught_up(tp):
-                continue
-            found = partition.provisional(_now_ms() - wait_ms, self._issued[tp])
-            if found:
-                stages[tp] = partition.idle(self._position(tp))
-                self._issued[tp].update((key, int(windows.origin_step[-1])) for key, windows in found)
-                runs += found
-        return [replace(prediction, role="provisional") for prediction in self._predictor.predict(runs)]
+        if not self._status.breaker.reason:
+            predictions += self._kind.provisional(self._partitions, stages, self._end_position)
+        return predictions
 
     def _hold(self, reason: str) -> None:
         """Reads what could not be predicted again later, and nothing else until the model server answers."""
@@ -328,7 +282,7 @@ class StreamConsumer:
         for tp, partition in self._partitions.items():
             self._consumer.seek(tp, partition.next_offset)
         self._consumer.pause(*self._partitions)
-        self._issued.clear()
+        self._kind.forget(self._partitions)
 
     def _probe(self) -> None:
         """While it is waited for, looks now and then whether the model server is back; polls go on meanwhile."""
@@ -347,7 +301,9 @@ class StreamConsumer:
 
     # --- 5. commit ---
 
-    def _commit(self, stages: dict[TopicPartition, Stage], predictions: list[Prediction], generation: Any) -> None:
+    def _commit(
+        self, stages: dict[TopicPartition, Stage], predictions: list[Prediction | TextPrediction], generation: Any
+    ) -> None:
         if not stages:
             if time.monotonic() < self._committed_at + IDLE_COMMIT_S:
                 return
@@ -358,7 +314,10 @@ class StreamConsumer:
         return {tp: partition.idle(self._position(tp)) for tp, partition in self._partitions.items()}
 
     def _commit_stages(
-        self, stages: Mapping[TopicPartition, Stage], predictions: Sequence[Prediction], generation: Any
+        self,
+        stages: Mapping[TopicPartition, Stage],
+        predictions: Sequence[Prediction | TextPrediction],
+        generation: Any,
     ) -> None:
         self._committed_at = time.monotonic()
         if not stages:
@@ -366,12 +325,7 @@ class StreamConsumer:
         now_ms = _now_ms()
 
         def write(outbox: Outbox) -> dict[TopicPartition, OffsetAndMetadata]:
-            self._outputs.send_predictions(outbox, predictions)
-            for tp, stage in stages.items():
-                self._outputs.send_refused(outbox, self._partitions[tp].name, stage, now_ms)
-            if self._changelog is not None:
-                return _offsets(self._changelog.save(outbox, stages, self._partitions))
-            return _offsets({tp: self._partitions[tp].checkpoint(stage) for tp, stage in stages.items()})
+            return _offsets(self._kind.write(outbox, predictions, stages, self._partitions, now_ms))
 
         self._transact(generation, write)
         self._status.committed_at = time.monotonic()
@@ -400,8 +354,8 @@ class StreamConsumer:
         if self._aborts > MAX_ABORTS:
             raise BrokerError(f"{self._instance}: {self._aborts} commits failed in a row, the last one with: {reason}")
         self._consumer.pause(*self._consumer.assignment())
+        self._kind.forget(self._partitions)
         self._partitions.clear()
-        self._issued.clear()
         self._restorer.drop(list(self._restorer.partitions))
         self._stopping.wait(self._pause_s * random.uniform(0.5, 1.0))  # noqa: S311 (jitter)
         self._pause_s = min(2 * self._pause_s, MAX_PAUSE_S)
@@ -409,9 +363,10 @@ class StreamConsumer:
     def _position(self, tp: TopicPartition) -> int:
         return int(self._consumer.position(tp, timeout_ms=REQUEST_TIMEOUT_MS))
 
-    def _is_caught_up(self, tp: TopicPartition) -> bool:
-        end = self._consumer.highwater(tp)
-        return end is not None and self._position(tp) >= end
+    def _end_position(self, tp: TopicPartition) -> int | None:
+        """The position in a partition that is read to its end, None of any other."""
+        end, position = self._consumer.highwater(tp), self._position(tp)
+        return position if end is not None and position >= end else None
 
     # --- what others see ---
 

@@ -19,6 +19,7 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 from schemas.errors import BrokerError, InputError
 from schemas.spec import Spec
+from schemas.text_spec import TextSpec
 from schemas.units import iso_to_ms, ms_to_iso
 from streaming.topics import broker_errors, connect
 
@@ -133,7 +134,7 @@ class LetterBox:
       spec: the stream.
     """
 
-    def __init__(self, spec: Spec) -> None:
+    def __init__(self, spec: Spec | TextSpec) -> None:
         self._spec = spec
         self._topic = spec.topics.dead_letters.name
 
@@ -207,7 +208,7 @@ class LetterBox:
         source = _SOURCE.fullmatch(letter.error("source"))
         if letter.place in answered:
             return "sent before"
-        if letter.error("stage") == "rpc":
+        if letter.error("stage") == "rpc" and source is None:
             return "a window, not an event"
         if source is None or source["topic"] != self._spec.topics.input.name:
             return "not from the input topic"

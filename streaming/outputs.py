@@ -3,36 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Generic, Protocol, TypeVar
 
-from kafka import TopicPartition
-
-from schemas.dead_letter import DeadLetter, window_letter
+from schemas.dead_letter import DeadLetter
 from schemas.prediction import Prediction
-from schemas.spec import Spec
+from schemas.settings_spec import Topics
+from schemas.text_prediction import TextPrediction
 from streaming.commits import Outbox
 from streaming.dead_letters import MAX_PAYLOAD_BYTES, to_headers, to_payload
-from streaming.partition import Record, Stage
-from streaming.predictor import RefusedWindow
-from streaming.schema_registry import prediction_writer
+from streaming.stage import Stage, valid_ms
+
+P = TypeVar("P", bound=Prediction | TextPrediction)
+P_contra = TypeVar("P_contra", contravariant=True)
 
 
-class Outputs:
-    """Sends what a batch yields to the topics of one stream."""
+class Writer(Protocol[P_contra]):
+    """Turns predictions into records."""
 
-    def __init__(self, spec: Spec) -> None:
-        self._topics = spec.topics
-        self._stream, self._step_ms = spec.stream.name, spec.grid.step
-        self._writer = prediction_writer(spec)
+    def value(self, prediction: P_contra) -> bytes:
+        """The record's value."""
+        ...
 
-    def send_predictions(self, outbox: Outbox, predictions: Sequence[Prediction]) -> None:
-        """Sends predictions; record time is the window's origin."""
+    def headers(self, prediction: P_contra) -> list[tuple[str, bytes]]:
+        """The record's headers."""
+        ...
+
+
+class Outputs(Generic[P]):
+    """Sends what a batch yields to the topics of one stream, its predictions as `writer` writes them."""
+
+    def __init__(self, topics: Topics, writer: Writer[P]) -> None:
+        self._topics, self._writer = topics, writer
+
+    def send_predictions(self, outbox: Outbox, predictions: Sequence[P]) -> None:
+        """Sends predictions."""
         for prediction in predictions:
             outbox.send(
                 self._topics.predictions.name,
                 self._writer.value(prediction),
-                key=prediction.key.encode(),
+                key=prediction.record_key,
                 headers=self._writer.headers(prediction),
-                timestamp_ms=prediction.origin_ms,
+                timestamp_ms=prediction.record_ms,
             )
 
     def send_refused(self, outbox: Outbox, name: str, stage: Stage, now_ms: int) -> None:
@@ -50,7 +61,7 @@ class Outputs:
                 letter = DeadLetter(f"{name}@{record.offset}", "late", "cut to what the topic takes", value, record.key)
                 value, headers = to_payload(letter), [*headers, *to_headers(letter)]
             outbox.send(
-                self._topics.late.name, value, key=record.key, headers=headers, timestamp_ms=_valid_ms(record, now_ms)
+                self._topics.late.name, value, key=record.key, headers=headers, timestamp_ms=valid_ms(record, now_ms)
             )
         for record, letter in stage.dead:
             outbox.send(
@@ -58,7 +69,7 @@ class Outputs:
                 to_payload(letter),
                 key=letter.key,
                 headers=[*record.headers, *to_headers(letter)],
-                timestamp_ms=_valid_ms(record, now_ms),
+                timestamp_ms=valid_ms(record, now_ms),
             )
 
         for origin_ms, letter in stage.unpredicted:
@@ -69,20 +80,3 @@ class Outputs:
                 headers=to_headers(letter),
                 timestamp_ms=origin_ms,
             )
-
-    def window_letter(self, window: RefusedWindow, source: TopicPartition) -> DeadLetter:
-        """The letter of a window that the model does not take; `source` is where its events came from."""
-        return window_letter(
-            stream=self._stream,
-            key=window.key,
-            origin_ms=window.origin_ms,
-            step_ms=self._step_ms,
-            inputs={name: array[0] for name, array in window.inputs.items() if name != "key"},
-            source=f"{source.topic}[{source.partition}]",
-            detail=window.detail,
-        )
-
-
-def _valid_ms(record: Record, now_ms: int) -> int:
-    """The record's own time where a topic is sure to take it: a broker refuses one that is far ahead of its clock."""
-    return record.timestamp if 0 <= record.timestamp <= now_ms else now_ms

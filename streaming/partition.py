@@ -10,11 +10,10 @@ from __future__ import annotations
 import math
 from array import array
 from bisect import bisect_right
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +24,7 @@ from schemas.dead_letter import DeadLetter
 from schemas.event import BadEvent, EventReader
 from schemas.spec import Spec
 from streaming.checkpoint import Checkpoint
+from streaming.stage import Record, Stage
 from streaming.traces import Traces
 
 UNKNOWN_MS = 2**62
@@ -35,32 +35,14 @@ that has few."""
 LANDMARK_RECORDS = 1_000
 
 
-class Record(Protocol):
-    """What is read of a consumed Kafka record; times in epoch milliseconds."""
-
-    offset: int
-    timestamp: int
-    key: bytes | None
-    value: bytes | None
-    headers: Sequence[tuple[str, bytes]]
-
-
-@dataclass(slots=True)
-class Stage:
+@dataclass(slots=True, kw_only=True)
+class WindowStage(Stage):
     """What a batch of records changes and yields, before it is committed."""
 
-    next_offset: int
     clock_ms: int | None
     whole_from_ms: int | None
     states: dict[str, KeyState] = field(default_factory=dict)
     windows: list[tuple[str, Windows]] = field(default_factory=list)
-    late: list[Record] = field(default_factory=list)
-    dead: list[tuple[Record, DeadLetter]] = field(default_factory=list)
-    unpredicted: list[tuple[int, DeadLetter]] = field(default_factory=list)
-    """Windows that the model does not take, with their origins in milliseconds; the consumer adds them."""
-    counts: Counter[str] = field(default_factory=Counter)
-    """in, used, duplicate, late and dead events, and `warming` windows: those that are not predicted, because events
-    that they need may be missing."""
     parents: Mapping[tuple[str, int], bytes] = field(default_factory=dict)
     """The trace context of the event that closed a window, by the window's key and origin in milliseconds."""
     refused: list[int] = field(default_factory=list)
@@ -221,7 +203,7 @@ class Partition:
 
     # --- live ---
 
-    def stage(self, records: Sequence[Record], now_ms: int) -> Stage:
+    def stage(self, records: Sequence[Record], now_ms: int) -> WindowStage:
         """Works out what `records`, the partition's next ones in order, change and yield.
 
         Args:
@@ -243,11 +225,13 @@ class Partition:
         stage.counts["dead"] = len(stage.dead)
         return stage
 
-    def idle(self, position: int = 0) -> Stage:
+    def idle(self, position: int = 0) -> WindowStage:
         """A stage of no records; the offset moves to `position`, over what is none, such as a transaction's end."""
-        return Stage(max(self.next_offset, position), self._clock_ms, self._whole_from_ms)
+        return WindowStage(
+            next_offset=max(self.next_offset, position), clock_ms=self._clock_ms, whole_from_ms=self._whole_from_ms
+        )
 
-    def apply(self, stage: Stage) -> None:
+    def apply(self, stage: WindowStage) -> None:
         """Makes a staged batch, which is committed by now, the partition's state."""
         self._landmarks.add(self.next_offset, self._clock_ms)
         self._keys.update(stage.states)
@@ -261,7 +245,7 @@ class Partition:
             self._unsaved |= forgotten
         self._look_for_the_lowest()
 
-    def rows(self, stage: Stage, most_others: int) -> list[tuple[str, KeyState | None]]:
+    def rows(self, stage: WindowStage, most_others: int) -> list[tuple[str, KeyState | None]]:
         """What is to be written to the changelog with `stage`: a key and its state, or None where it is forgotten.
 
         Args:
@@ -272,11 +256,11 @@ class Partition:
         stage.saved = {*stage.states, *others}
         return [*stage.states.items(), *((key, self._keys.get(key)) for key in others)]
 
-    def is_saved_by(self, stage: Stage) -> bool:
+    def is_saved_by(self, stage: WindowStage) -> bool:
         """Whether the changelog is complete with the `rows` of `stage`."""
         return self._unsaved <= stage.saved
 
-    def checkpoint(self, stage: Stage) -> Checkpoint:
+    def checkpoint(self, stage: WindowStage) -> Checkpoint:
         """Where the partition will stand once `stage` is applied, for a replay."""
         replay, clock_ms = self.next_offset, self._clock_ms
         if self._lowest_position < replay:
@@ -292,7 +276,7 @@ class Partition:
             seeded=self._seeded_until is not None and replay <= self._seeded_until,
         )
 
-    def saved_checkpoint(self, stage: Stage, changelog: int) -> Checkpoint:
+    def saved_checkpoint(self, stage: WindowStage, changelog: int) -> Checkpoint:
         """Where the partition will stand once `stage` is applied, its `rows` in the changelog before `changelog`."""
         return Checkpoint(
             offset=stage.next_offset,
@@ -328,7 +312,7 @@ class Partition:
         self,
         records: Sequence[Record],
         latest_ms: int,
-        stage: Stage,
+        stage: WindowStage,
         arrivals: _Arrivals,
         sources: list[Record] | None,
     ) -> list[Record]:
@@ -369,7 +353,7 @@ class Partition:
         stage.next_offset = records[-1].offset + 1
         return kept
 
-    def _push(self, arrivals: _Arrivals, stage: Stage, *, quiet: bool) -> NDArray[np.int8]:
+    def _push(self, arrivals: _Arrivals, stage: WindowStage, *, quiet: bool) -> NDArray[np.int8]:
         """Works out the states and windows of events; what became of each, int8 (event,)."""
         outcomes = np.empty(len(arrivals), np.int8)
         push, empty = self._windowing.push, self._windowing.empty

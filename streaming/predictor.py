@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-import random
-import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from threading import Event as StopFlag
 from typing import Any
@@ -15,15 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.kernels.windowing import Windowing, Windows, window_digests
-from schemas.errors import ServingError, ServingRefused, ServingTooLarge, ServingUnavailable
 from schemas.prediction import ModelVersion, Prediction
 from schemas.spec import Spec
-from streaming.model_client import Answer, ModelClient, Waiting
-
-logger = logging.getLogger(__name__)
-
-FIRST_BACKOFF_S = 0.05
-MAX_BACKOFF_S = 5.0
+from streaming.model_client import Answer, ModelClient
+from streaming.requests import Requests
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +38,7 @@ class _Batch:
     values: NDArray[np.float32]
     observed: NDArray[np.bool_]
     future: NDArray[np.float32]
+    as_inputs: Callable[..., dict[str, NDArray[Any]]]
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -60,7 +52,16 @@ class _Batch:
             self.values[rows],
             self.observed[rows],
             self.future[rows],
+            self.as_inputs,
         )
+
+    def head(self, start: int, most: int) -> _Batch:
+        """At most so many from `start` on."""
+        return self.part(slice(start, start + most))
+
+    def inputs(self) -> dict[str, NDArray[Any]]:
+        """As they go into a request."""
+        return self.as_inputs(self.keys, self.origin_step, self.values, self.observed, self.future)
 
     def plain(self) -> _Batch:
         """The first window with zeros for values, all of them observed: every model takes that."""
@@ -71,10 +72,6 @@ class _Batch:
 
 class Predictor:
     """Predicts windows with a model.
-
-    Several requests are under way at once; what they give is put back in order. A batch that is too large for the
-    server is halved, and so are all that follow. One that the model refuses is halved until the window that it refuses
-    stands alone.
 
     Args:
       spec: the stream.
@@ -96,9 +93,9 @@ class Predictor:
         on_answer: Callable[[int, float], None] = lambda _windows, _latency_ms: None,
     ) -> None:
         self._windowing, self._client = windowing, client
-        self._patience_s, self._stopping = patience_s, stopping or StopFlag()
-        self._on_answer = on_answer
-        self._max_batch, self._max_in_flight = spec.serving.max_batch, spec.serving.max_in_flight
+        self._requests: Requests[_Batch] = Requests(
+            spec.serving, client, patience_s=patience_s, stopping=stopping, on_answer=on_answer
+        )
         self._fingerprint = spec.window_fingerprint
         features = spec.stream.features
         self._targets = [index for index, feature in enumerate(features) if feature.role == "target"]
@@ -123,18 +120,18 @@ class Predictor:
         """
         if not runs:
             return []
-        batch = self._batch(runs)
+        refused = None if on_refused is None else self._telling(on_refused)
         predictions: list[Prediction] = []
-        under_way: deque[tuple[_Batch, Waiting]] = deque()
-        start = 0
-        while under_way or start < len(batch):
-            while start < len(batch) and len(under_way) < self._max_in_flight:
-                part = batch.part(slice(start, start + self._max_batch))
-                under_way.append((part, self._client.ask(self._inputs(part))))
-                start += len(part)
-            for part, answer in self._settle(*under_way.popleft(), on_refused):
-                predictions += self._predictions(part, answer)
+        for part, answer in self._requests.ask(self._batch(runs), refused):
+            predictions += self._predictions(part, answer)
         return predictions
+
+    def _telling(self, on_refused: Callable[[RefusedWindow], None]) -> Callable[[_Batch, str], None]:
+        def refused(row: _Batch, detail: str) -> None:
+            [origin_ms] = self._origin_ms(row).tolist()
+            on_refused(RefusedWindow(row.runs[0], row.keys[0], origin_ms, row.inputs(), detail))
+
+        return refused
 
     def _batch(self, runs: Sequence[tuple[str, Windows]]) -> _Batch:
         origin_step = np.concatenate([windows.origin_step for _, windows in runs])
@@ -146,61 +143,8 @@ class Predictor:
             values=values,
             observed=np.concatenate([windows.past_observed() for _, windows in runs]),
             future=self._windowing.future_values(origin_step, values),
+            as_inputs=self.inputs,
         )
-
-    def _settle(
-        self, batch: _Batch, waiting: Waiting, on_refused: Callable[[RefusedWindow], None] | None
-    ) -> Iterator[tuple[_Batch, Answer]]:
-        """The answers to a batch, in order: one, or several where it had to be cut."""
-        try:
-            answer = self._patiently(batch, waiting)
-        except ServingRefused as refusal:
-            if isinstance(refusal, ServingTooLarge):
-                self._max_batch = max(1, len(batch) // 2)
-            if len(batch) == 1:
-                yield from self._settle_alone(batch, refusal, on_refused)
-                return
-            middle = len(batch) // 2
-            for part in (batch.part(slice(middle)), batch.part(slice(middle, None))):
-                yield from self._settle(part, self._client.ask(self._inputs(part)), on_refused)
-        else:
-            self._on_answer(len(batch), answer.latency_ms)
-            yield batch, answer
-
-    def _settle_alone(
-        self, window: _Batch, refusal: ServingRefused, on_refused: Callable[[RefusedWindow], None] | None
-    ) -> Iterator[tuple[_Batch, Answer]]:
-        """Makes sure that it is the window: the model takes one of zeros, and refuses this one again."""
-        if on_refused is None:
-            raise refusal
-        plain, inputs = window.plain(), self._inputs(window)
-        try:
-            self._patiently(plain, self._client.ask(self._inputs(plain)))
-        except ServingRefused as exc:
-            raise ServingError(f"the model takes no window, not even one of zeros: {exc}") from refusal
-        try:
-            yield window, self._patiently(window, self._client.ask(inputs))
-        except ServingRefused as exc:
-            [origin_ms] = self._origin_ms(window).tolist()
-            on_refused(RefusedWindow(window.runs[0], window.keys[0], origin_ms, inputs, str(exc)))
-
-    def _patiently(self, batch: _Batch, waiting: Waiting) -> Answer:
-        """Waits for an answer; asks again, less and less often, while the server is away."""
-        give_up = time.monotonic() + self._patience_s
-        backoff_s = FIRST_BACKOFF_S
-        while True:
-            try:
-                return waiting()
-            except ServingUnavailable as exc:
-                if time.monotonic() >= give_up or self._stopping.is_set():
-                    raise
-                logger.info("%s; trying again", exc)
-            self._stopping.wait(backoff_s * random.uniform(0.5, 1.0))  # noqa: S311 (jitter)
-            backoff_s = min(2 * backoff_s, MAX_BACKOFF_S)
-            waiting = self._client.ask(self._inputs(batch))
-
-    def _inputs(self, batch: _Batch) -> dict[str, NDArray[Any]]:
-        return self.inputs(batch.keys, batch.origin_step, batch.values, batch.observed, batch.future)
 
     def _origin_ms(self, batch: _Batch) -> NDArray[np.int64]:
         grid = self._windowing.grid

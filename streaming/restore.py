@@ -16,7 +16,8 @@ from kafka.errors import KafkaTimeoutError
 
 from schemas.settings_spec import Kafka
 from streaming.commits import CLOSE_TIMEOUT_S
-from streaming.partition import Partition, Record
+from streaming.partition import Partition
+from streaming.stage import LivePartition, Record
 from streaming.topics import connect
 
 POLL_RECORDS = 20_000
@@ -40,7 +41,7 @@ class Reading:
     position: int
     end: int
     take: Callable[[Sequence[Record]], None]
-    finish: Callable[[], Partition]
+    finish: Callable[[], LivePartition]
 
 
 def replaying(tp: TopicPartition, partition: Partition) -> Reading:
@@ -117,7 +118,7 @@ class Restorer:
             self._total -= sum(max(reading.end - reading.position, 0) for reading in gone)
             self._assign()
 
-    def step(self, slice_s: float) -> dict[TopicPartition, Partition]:
+    def step(self, slice_s: float) -> dict[TopicPartition, LivePartition]:
         """Works for about `slice_s` seconds.
 
         Returns:
@@ -126,7 +127,7 @@ class Restorer:
           KafkaError: the broker does not answer; OffsetOutOfRangeError where retention has overtaken it.
         """
         until = time.monotonic() + slice_s
-        done: dict[TopicPartition, Partition] = {}
+        done: dict[TopicPartition, LivePartition] = {}
         while self._readings and time.monotonic() < until:
             if any(reading.position < reading.end for reading in self._readings.values()):
                 self._read()

@@ -7,10 +7,18 @@ import urllib.error
 import urllib.request
 from urllib.parse import quote
 
-from schemas.avro_prediction import AvroPredictionWriter, prediction_schema_text
+from schemas.avro_prediction import (
+    PREDICTION,
+    TEXT_PREDICTION,
+    AvroPredictionWriter,
+    AvroTextPredictionWriter,
+    prediction_schema_text,
+)
 from schemas.errors import BrokerError
 from schemas.prediction import PredictionWriter
 from schemas.spec import Spec
+from schemas.text_prediction import TextPredictionWriter
+from schemas.text_spec import TextSpec
 
 TIMEOUT_S = 10.0
 
@@ -23,10 +31,20 @@ def prediction_writer(spec: Spec) -> PredictionWriter:
     """
     if spec.kafka.value_format == "json":
         return PredictionWriter(spec)
-    schema_id = spec.kafka.avro.schema_id
+    return AvroPredictionWriter(spec, _schema_id(spec, PREDICTION))
+
+
+def text_prediction_writer(spec: TextSpec) -> TextPredictionWriter:
+    """The same for texts."""
+    if spec.kafka.value_format == "json":
+        return TextPredictionWriter(spec)
+    return AvroTextPredictionWriter(spec, _schema_id(spec, TEXT_PREDICTION))
+
+
+def _schema_id(spec: Spec | TextSpec, schema: str) -> int | None:
     if registry := spec.kafka.avro.registry:
-        schema_id = register(registry, f"{spec.topics.predictions.name}-value", prediction_schema_text())
-    return AvroPredictionWriter(spec, schema_id)
+        return register(registry, f"{spec.topics.predictions.name}-value", prediction_schema_text(schema))
+    return spec.kafka.avro.schema_id
 
 
 def register(registry: str, subject: str, schema: str) -> int:

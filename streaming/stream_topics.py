@@ -1,15 +1,16 @@
-"""The four topics of a stream: made as the spec says, and looked at before they are used."""
+"""The topics of a stream: made as the spec says, and looked at before they are used."""
 
 from __future__ import annotations
 
 from schemas.settings_spec import Topic
 from schemas.spec import Spec
+from schemas.text_spec import TextSpec
 from streaming.topics import FOREVER, NewTopic, TopicAdmin, retention_warnings
 
 _NO_LIMIT = str(2**63 - 1)
 
 
-def prepare_topics(admin: TopicAdmin, spec: Spec, *, oldest_ms: int | None, now_ms: int) -> list[str]:
+def prepare_topics(admin: TopicAdmin, spec: Spec | TextSpec, *, oldest_ms: int | None, now_ms: int) -> list[str]:
     """Creates the stream's topics where they do not exist, and looks at those that do.
 
     Args:
@@ -23,7 +24,9 @@ def prepare_topics(admin: TopicAdmin, spec: Spec, *, oldest_ms: int | None, now_
     Raises:
       BrokerError: the broker refuses a topic.
     """
-    topics = (spec.topics.input, spec.topics.predictions, spec.topics.late, spec.topics.dead_letters)
+    topics = [spec.topics.input, spec.topics.predictions, spec.topics.dead_letters]
+    if isinstance(spec, Spec):  # no document is late
+        topics.append(spec.topics.late)
     created = admin.create([_wanted(topic) for topic in topics])
     if oldest_ms is None:
         oldest_ms = _newest_ms(admin, spec.topics.input.name)

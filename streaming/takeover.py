@@ -9,38 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Literal, Protocol, cast
+from typing import Protocol
 
-from kafka import KafkaConsumer, TopicPartition
+from kafka import TopicPartition
 
 from pipelines.kernels.windowing import KeyState, Windowing
-from schemas.errors import InputError
 from schemas.event import EventReader
 from schemas.spec import Spec
-from schemas.units import iso_to_ms
 from streaming.changelog import Changelog
 from streaming.checkpoint import Checkpoint
 from streaming.dead_letters import refused_offsets
+from streaming.input_topic import InputTopic, Start, name
 from streaming.partition import UNKNOWN_MS, Partition
-from streaming.restore import REQUEST_TIMEOUT_MS, Reading, replaying
+from streaming.restore import Reading, replaying
 from streaming.topics import TopicAdmin
-
-Start = Literal["latest", "earliest"] | int
-"""Where a group without commits begins: an end of the topic, or an event time in epoch milliseconds."""
-
-
-def parse_start(text: str) -> Start:
-    """Reads `latest`, `earliest` or an ISO time.
-
-    Raises:
-      InputError: it is none of them.
-    """
-    if text in ("latest", "earliest"):
-        return cast(Start, text)
-    try:
-        return iso_to_ms(text)
-    except ValueError as exc:
-        raise InputError(f"--from: expected latest, earliest or an ISO time, got '{text}'") from exc
 
 
 class Seeds(Protocol):
@@ -63,7 +45,7 @@ class Takeover:
     Args:
       spec: the stream.
       windowing: its kernels.
-      consumer: a member of its group.
+      topic: its input.
       start: where to begin when the group has committed nothing.
       changelog: where the states of keys are, if they are in a topic.
       seeds: states from a dataset, if there is one.
@@ -74,17 +56,16 @@ class Takeover:
         self,
         spec: Spec,
         windowing: Windowing,
-        consumer: KafkaConsumer,
+        topic: InputTopic,
         *,
         start: Start,
         changelog: Changelog | None,
         seeds: Seeds | None,
         report: Callable[[str], None],
     ) -> None:
-        self._spec, self._windowing, self._consumer = spec, windowing, consumer
+        self._spec, self._windowing, self._input = spec, windowing, topic
         self._start, self._changelog, self._seeds, self._report = start, changelog, seeds, report
         self._reader = EventReader(spec)
-        self._topic = spec.topics.input.name
         self._reach_ms = spec.span_ms + spec.grid.max_disorder
 
     # --- where ---
@@ -110,17 +91,17 @@ class Takeover:
 
     def _last_checkpoint(self, tp: TopicPartition) -> Checkpoint | None:
         """What the group has committed, or one of our own making where that cannot be gone on from; None if nothing."""
-        point, offset = self._committed(tp)
+        point, offset = self._input.committed(tp)
         if offset is None:
             return None
-        end = self._end(tp)
+        end = self._input.end(tp)
         if end < offset:
             self._report(
                 f"{name(tp)}: the group has committed offset {offset} and the topic ends at {end}: a new topic"
             )
-            return self._rebuilt(tp, self._beginning(tp), None)
-        if point is not None and point.partitions != self._count():
-            return self._resized(tp, offset, point, self._newest_ms(self._places()))
+            return self._rebuilt(tp, self._input.beginning(tp), None)
+        if point is not None and point.partitions != self._input.count():
+            return self._resized(tp, offset, point, self._newest_ms(self._input.places()))
         if point is None or point.window_fingerprint != self._spec.window_fingerprint:
             self._report(
                 f"{name(tp)}: the last commit is of other windows; "
@@ -134,32 +115,29 @@ class Takeover:
 
     def _first_checkpoints(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, Checkpoint]:
         """Where partitions begin that the group has committed nothing of."""
-        committed = [self._committed(place)[0] for place in self._places() if place not in partitions]
+        committed = [self._input.committed(place)[0] for place in self._input.places() if place not in partitions]
         for former in committed:
-            if former is not None and former.partitions != self._count():
-                newest = self._newest_ms(self._places())
-                return {tp: self._resized(tp, self._beginning(tp), former, newest) for tp in partitions}
+            if former is not None and former.partitions != self._input.count():
+                newest = self._newest_ms(self._input.places())
+                return {tp: self._resized(tp, self._input.beginning(tp), former, newest) for tp in partitions}
             if former is not None and former.whole_from_ms not in (None, UNKNOWN_MS):
                 # A member that has kept its partitions has seen the change before the new ones were given to anybody.
-                return {tp: self._resized(tp, self._beginning(tp), former, {}) for tp in partitions}
+                return {tp: self._resized(tp, self._input.beginning(tp), former, {}) for tp in partitions}
         if self._seeds is not None:
-            return {tp: self._seeded(tp, self._first_live_offset(tp)) for tp in partitions}
+            return {tp: self._seeded(tp, self._input.first_live_offset(tp, self._start)) for tp in partitions}
         newest = self._newest_ms(partitions) if self._start == "latest" else {}
         time_ms = self._start if isinstance(self._start, int) else None
-        return {tp: self._rebuilt(tp, self._first_live_offset(tp), newest.get(tp, time_ms)) for tp in partitions}
-
-    def _committed(self, tp: TopicPartition) -> tuple[Checkpoint | None, int | None]:
-        committed = self._consumer.committed(tp, metadata=True, timeout_ms=REQUEST_TIMEOUT_MS)
-        if committed is None:
-            return None, None
-        return Checkpoint.read(committed.offset, committed.metadata), committed.offset
+        return {
+            tp: self._rebuilt(tp, self._input.first_live_offset(tp, self._start), newest.get(tp, time_ms))
+            for tp in partitions
+        }
 
     def _rebuilt(self, tp: TopicPartition, offset: int, time_ms: int | None) -> Checkpoint:
         """Goes on at `offset`, windows rebuilt from the events that one at `time_ms` can need; from all for None."""
-        first = self._beginning(tp)
+        first = self._input.beginning(tp)
         replay_offset = first
         if time_ms is not None:
-            replay_offset = self._offset_at(tp, max(time_ms - self._reach_ms, 0), default=offset)
+            replay_offset = self._input.offset_at(tp, max(time_ms - self._reach_ms, 0), default=offset)
         replay_offset = min(replay_offset, offset)
         is_cut = 0 < first == replay_offset
         return self._checkpoint(offset, replay_offset, UNKNOWN_MS if is_cut else None)
@@ -169,7 +147,7 @@ class Takeover:
     ) -> Checkpoint:
         """Keys have moved between partitions: only windows of events that are still to come are surely whole."""
         self._report(
-            f"{name(tp)}: the topic has another number of partitions than it had, {self._count()}: "
+            f"{name(tp)}: the topic has another number of partitions than it had, {self._input.count()}: "
             f"a cold start at offset {offset}; windows are warming until they are whole"
         )
         whole_from_ms = max(newest_ms.values(), default=0) + self._spec.grid.max_disorder + 1
@@ -181,14 +159,20 @@ class Takeover:
         replay_offset = offset
         if starts:
             time_ms = max(min(starts) - self._spec.grid.max_disorder, 0)
-            replay_offset = min(self._offset_at(tp, time_ms, default=offset), offset)
+            replay_offset = min(self._input.offset_at(tp, time_ms, default=offset), offset)
         joins = len(self._whole_keys(tp, states)) == len(states)
-        whole_from_ms = UNKNOWN_MS if not joins or (not states and self._beginning(tp) > 0) else None
+        whole_from_ms = UNKNOWN_MS if not joins or (not states and self._input.beginning(tp) > 0) else None
         return replace(self._checkpoint(offset, replay_offset, whole_from_ms), seeded=bool(states))
 
     def _checkpoint(self, offset: int, replay_offset: int, whole_from_ms: int | None) -> Checkpoint:
         return Checkpoint(
-            offset, replay_offset, None, (), self._spec.window_fingerprint, self._count(), whole_from_ms=whole_from_ms
+            offset,
+            replay_offset,
+            None,
+            (),
+            self._spec.window_fingerprint,
+            self._input.count(),
+            whole_from_ms=whole_from_ms,
         )
 
     # --- from what ---
@@ -197,7 +181,7 @@ class Takeover:
         """What is to be read so that the partition is as it was at its checkpoint."""
         if checkpoint.changelog is not None and self._changelog is not None:
             return self._reading_of_rows(tp, checkpoint, self._changelog)
-        first = self._beginning(tp)
+        first = self._input.beginning(tp)
         whole_from_ms = checkpoint.whole_from_ms
         if first > checkpoint.replay_offset:
             whole_from_ms = UNKNOWN_MS
@@ -258,12 +242,12 @@ class Takeover:
                 has_changelog=True,
             )
 
-        return Reading(place, self._beginning(place), checkpoint.changelog, rows.take, finish)
+        return Reading(place, self._input.beginning(place), checkpoint.changelog, rows.take, finish)
 
     # --- seeds ---
 
     def _states(self, tp: TopicPartition, position: int) -> dict[str, KeyState]:
-        return {} if self._seeds is None else self._seeds.states(tp.partition, self._count(), position)
+        return {} if self._seeds is None else self._seeds.states(tp.partition, self._input.count(), position)
 
     def _start_ms(self, state: KeyState) -> int:
         """From when on a seeded key needs events from the topic."""
@@ -278,44 +262,14 @@ class Takeover:
         """
         if not states:
             return frozenset()
-        first = self._consumer.offsets_for_times({tp: 0}, timeout_ms=REQUEST_TIMEOUT_MS)[tp]
-        if first is None:
+        first_ms = self._input.first_ms(tp)
+        if first_ms is None:
             return frozenset()
         slack_ms = self._spec.grid.step - 1 if self._spec.grid.regular else 0
-        return frozenset(key for key, state in states.items() if first.timestamp <= self._start_ms(state) + slack_ms)
-
-    # --- the topic ---
-
-    def _count(self) -> int:
-        return len(self._consumer.partitions_for_topic(self._topic) or ())
-
-    def _places(self) -> list[TopicPartition]:
-        return [TopicPartition(self._topic, number) for number in range(self._count())]
-
-    def _first_live_offset(self, tp: TopicPartition) -> int:
-        if self._start == "latest":
-            return self._end(tp)
-        if self._start == "earliest":
-            return self._beginning(tp)
-        return self._offset_at(tp, self._start, default=self._end(tp))
+        return frozenset(key for key, state in states.items() if first_ms <= self._start_ms(state) + slack_ms)
 
     def _newest_ms(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
         """The greatest record time of each partition that holds a record."""
         with TopicAdmin(self._spec.kafka) as admin:
             found = {tp: admin.newest_ms(tp.topic, tp.partition) for tp in partitions}
         return {tp: time_ms for tp, time_ms in found.items() if time_ms is not None}
-
-    def _offset_at(self, tp: TopicPartition, time_ms: int, *, default: int) -> int:
-        found = self._consumer.offsets_for_times({tp: time_ms}, timeout_ms=REQUEST_TIMEOUT_MS)[tp]
-        return default if found is None else int(found.offset)
-
-    def _beginning(self, tp: TopicPartition) -> int:
-        return int(self._consumer.beginning_offsets([tp], timeout_ms=REQUEST_TIMEOUT_MS)[tp])
-
-    def _end(self, tp: TopicPartition) -> int:
-        return int(self._consumer.end_offsets([tp], timeout_ms=REQUEST_TIMEOUT_MS)[tp])
-
-
-def name(tp: TopicPartition) -> str:
-    """`topic[partition]`."""
-    return f"{tp.topic}[{tp.partition}]"

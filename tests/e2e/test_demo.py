@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.demo import WEATHER_DATA, WEATHER_SPEC
+from flows.demo_parts import WEATHER_SPEC, demo_inputs
 from schemas.spec import Spec, load_spec
 from schemas.split_spec import SPLITS
 from schemas.units import iso_to_ms
@@ -29,7 +29,8 @@ def spec() -> Spec:
 @pytest.fixture(scope="module")
 def oracle(spec: Spec) -> Oracle:
     """Every window of the weather file, found one event at a time."""
-    with gzip.open(WEATHER_DATA, "rt") as file:
+    [data] = demo_inputs(WEATHER_SPEC, ())
+    with gzip.open(data, "rt") as file:
         rows = list(csv.DictReader(file))
     names = [feature.name for feature in spec.stream.features if not feature.calendar]
     events = [

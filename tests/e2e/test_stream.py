@@ -20,7 +20,7 @@ from pipelines.kernels.windowing import Windowing, window_digests
 from schemas.errors import BrokerError, FingerprintMismatch, ServingError
 from schemas.spec import Spec
 from streaming.consumer import StreamConsumer
-from streaming.takeover import parse_start
+from streaming.input_topic import parse_start
 from tests.conftest import Kafka
 from tests.e2e.conftest import LiveStream, Models
 from tests.oracle import Oracle, OracleEvent

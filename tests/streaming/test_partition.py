@@ -20,7 +20,7 @@ from schemas.spec import Spec
 from streaming.changelog import Changelog
 from streaming.checkpoint import MAX_METADATA_BYTES, Checkpoint
 from streaming.key_states import VERSION, encode_state, row_offset
-from streaming.partition import UNKNOWN_MS, Landmarks, Partition, Stage
+from streaming.partition import UNKNOWN_MS, Landmarks, Partition, WindowStage
 from tests.oracle import Oracle, OracleEvent
 from tests.specs import tiny_spec
 
@@ -55,7 +55,7 @@ def partition(spec: Spec, start_offset: int = 0, live_from: int = 0, **place: An
     )
 
 
-def outputs(stage: Stage) -> dict[str, list[Any]]:
+def outputs(stage: WindowStage) -> dict[str, list[Any]]:
     """What a stage would write: windows, late events and dead letters."""
     return {
         "windows": [

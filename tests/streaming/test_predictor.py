@@ -146,7 +146,7 @@ def test_a_batch_that_was_too_large_is_not_sent_again() -> None:
 def test_a_model_that_takes_no_window_is_no_matter_of_the_windows() -> None:
     refused: list[RefusedWindow] = []
     predictor = Predictor(SPEC, WINDOWING, FakeModel(lambda _: ServingRefused("expected other inputs")))
-    with pytest.raises(ServingError, match="takes no window, not even one of zeros: expected other inputs"):
+    with pytest.raises(ServingError, match="takes nothing, not even a plain row: expected other inputs"):
         predictor.predict(runs([[1.0] * 12]), refused.append)
     assert refused == []
 
