@@ -10,8 +10,8 @@ import orjson
 from schemas.event import BadEvent
 from schemas.text_spec import TextSpec
 
-MAX_DOCUMENT_BYTES = 4 << 20
-"""A live event may be so large; what classifies a greater one keeps the others waiting."""
+MAX_DOCUMENT_BYTES = 1 << 20
+"""A live event may be so large. To classify a much greater one takes longer than a request may, again and again."""
 
 
 class TextEvent(NamedTuple):

@@ -213,10 +213,10 @@ class StreamConsumer:
         means = Means(
             self._consumer, client, self._start, self._stopping, on_answer=self._status.answered, report=self._report
         )
-        self._kind: Kind = (
-            Texts(self._spec, means) if isinstance(self._spec, TextSpec) else Series(self._spec, means, self._seeds)
-        )
         with broker_errors(self._topic):
+            self._kind: Kind = (
+                Texts(self._spec, means) if isinstance(self._spec, TextSpec) else Series(self._spec, means, self._seeds)
+            )
             self._consumer.subscribe([self._topic], listener=_Listener(self))
 
     # --- 1. poll ---

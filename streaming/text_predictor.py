@@ -19,7 +19,7 @@ from streaming.requests import Requests
 from streaming.text_partition import Document
 from streaming.traces import HEADER
 
-REQUEST_BYTES = 4 << 20
+REQUEST_BYTES = 256 << 10
 """A request ends before the document with which it would be longer, so that long ones do not outlast its deadline."""
 
 

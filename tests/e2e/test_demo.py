@@ -11,10 +11,12 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from flows.demo_parts import WEATHER_SPEC, demo_inputs
+from schemas.errors import InputError
 from schemas.spec import Spec, load_spec
 from schemas.split_spec import SPLITS
 from schemas.units import iso_to_ms
@@ -46,17 +48,21 @@ def oracle(spec: Spec) -> Oracle:
     return Oracle(spec, live=False, contents=False).run(events)
 
 
-def test_the_demo_s_counts_are_the_oracle_s(spec: Spec, oracle: Oracle, tmp_path: Path, jars_dir: Path) -> None:
-    environment = os.environ | {"TIDEGAUGE_HOME": str(jars_dir.parents[1])}
+def demo(output: Path, jars_dir: Path, *arguments: str) -> dict[str, Any]:
     done = subprocess.run(
-        [sys.executable, "-m", "tidegauge", "demo", "--output", str(tmp_path / "demo"), "--json"],
-        env=environment,
+        [sys.executable, "-m", "tidegauge", "demo", *arguments, "--output", str(output), "--json"],
+        env=os.environ | {"TIDEGAUGE_HOME": str(jars_dir.parents[1])},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2_000:] + done.stdout[-2_000:]
-    result = json.loads(done.stdout)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def test_the_demo_s_counts_are_the_oracle_s(spec: Spec, oracle: Oracle, tmp_path: Path, jars_dir: Path) -> None:
+    result = demo(tmp_path / "demo", jars_dir)
 
     step = spec.grid.step
     expected: dict[str, Counter[str]] = {name: Counter() for name in SPLITS}
@@ -83,3 +89,24 @@ def test_the_demo_s_counts_are_the_oracle_s(spec: Spec, oracle: Oracle, tmp_path
     assert result["live"]["mae"] == pytest.approx(result["test_mae"], rel=1e-4)
     assert result["holds"] is True
     assert (tmp_path / "demo" / "forecasts.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_the_demo_of_texts(tmp_path: Path, jars_dir: Path) -> None:
+    result = demo(tmp_path / "demo", jars_dir, "--spec", str(WEATHER_SPEC.with_name("languages.yaml")))
+    [data] = demo_inputs(WEATHER_SPEC.with_name("languages.yaml"), ())
+    with gzip.open(data, "rt") as file:
+        rows = len(list(csv.DictReader(file)))
+    assert sum(result["documents"].values()) == rows == result["ingested"]["used"]
+    test = result["documents"]["test"]
+    assert [result["stream"][name] for name in ("in", "used", "predictions")] == [test] * 3
+    assert (result["predictions_read"], result["predictions_doubled"]) == (test, 0)
+    assert result["live_accuracy"] == pytest.approx(result["test_accuracy"], abs=1e-9)
+    assert result["test_accuracy"] > 0.85
+    assert result["holds"] is True
+
+
+def test_a_spec_without_shipped_data_needs_inputs() -> None:
+    with pytest.raises(InputError, match="expected --input"):
+        demo_inputs(WEATHER_SPEC.with_name("ag_news.yaml"), ())
+    assert demo_inputs(WEATHER_SPEC, ["mine.csv"]) == ["mine.csv"]
