@@ -45,14 +45,30 @@ class Texts:
         """The committed offsets, but where the topic has no longer, or not yet, what comes there."""
         points, begun = {}, set()
         for tp in partitions:
-            _, offset = self._input.committed(tp)
+            point, offset = self._input.committed(tp)
             if offset is None:
                 begun.add(tp)
-                offset = self._input.first_live_offset(tp, self._start)
             else:
-                offset = self._still_there(tp, offset)
-            points[tp] = Checkpoint(offset, offset, None, (), self._fingerprint, self._input.count())
+                # How many partitions there were at first stays in the commits, to tell those that were added.
+                count = self._input.count() if point is None else point.partitions
+                points[tp] = self._checkpoint(self._still_there(tp, offset), count)
+        if begun:
+            grown = self._has_grown()
+            for tp in begun:
+                offset = self._input.beginning(tp) if grown else self._input.first_live_offset(tp, self._start)
+                points[tp] = self._checkpoint(offset, self._input.count())
         return points, begun
+
+    def _has_grown(self) -> bool:
+        """Whether the group has committed a partition when the topic had another number of them.
+
+        One that is new to the group then is new in the topic, and begins at its first document.
+        """
+        points = [self._input.committed(place)[0] for place in self._input.places()]
+        return any(point is not None and point.partitions != self._input.count() for point in points)
+
+    def _checkpoint(self, offset: int, count: int) -> Checkpoint:
+        return Checkpoint(offset, offset, None, (), self._fingerprint, count)
 
     def _still_there(self, tp: TopicPartition, offset: int) -> int:
         first, end = self._input.beginning(tp), self._input.end(tp)

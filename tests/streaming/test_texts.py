@@ -21,6 +21,7 @@ from schemas.text_event import MAX_DOCUMENT_BYTES, TextEventReader
 from schemas.text_prediction import TextPrediction, TextPredictionWriter
 from schemas.text_spec import TextSpec, parse_text_spec
 from streaming import text_predictor
+from streaming.checkpoint import Checkpoint
 from streaming.kind import Means
 from streaming.model_client import Answer, Arrays, Waiting
 from streaming.text_partition import TextPartition, TextStage
@@ -75,12 +76,15 @@ class FakeTopic:
     first: int = 0
     end: int = 9
     commit: int | None = None
+    others: str | None = None
+    """The metadata with which another partition is committed."""
 
     def partitions_for_topic(self, topic: str) -> set[int]:
-        return {0}
+        return {0} if self.others is None else {0, 1}
 
     def committed(self, tp: TopicPartition, metadata: bool, timeout_ms: int) -> Any:
-        return None if self.commit is None else SimpleNamespace(offset=self.commit, metadata="")
+        offset, metadata = (self.commit, "") if tp == PLACE else (3, self.others)
+        return None if offset is None else SimpleNamespace(offset=offset, metadata=metadata)
 
     def beginning_offsets(self, places: list[TopicPartition], timeout_ms: int) -> dict[TopicPartition, int]:
         return dict.fromkeys(places, self.first)
@@ -216,6 +220,16 @@ def same_in_avro(prediction: TextPrediction) -> None:
     document = orjson.loads(TextPredictionWriter(SPEC).value(prediction))
     assert list(document["scores"]) == list(CLASSES)
     assert read_avro_prediction(AvroTextPredictionWriter(SPEC, 9).value(prediction), TEXT_PREDICTION) == document
+
+
+def test_a_partition_that_was_added_begins_at_its_first_document() -> None:
+    for partitions, offset in ((1, 2), (2, 9)):
+        metadata = Checkpoint(3, 3, None, (), SPEC.window_fingerprint, partitions).metadata()
+        kind = texts(FakeClassifier(), FakeTopic(first=2, others=metadata), start="latest")
+        other = TopicPartition(PLACE.topic, 1)
+        points, begun = kind.checkpoints([PLACE, other])
+        assert (begun, points[PLACE].offset, points[PLACE].partitions) == ({PLACE}, offset, 2)
+        assert (points[other].offset, points[other].partitions) == (3, partitions)
 
 
 @pytest.mark.parametrize(
