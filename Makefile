@@ -5,6 +5,8 @@ SHELL := /bin/sh
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
+# Of the tests: each takes about 2 GB.
+PROCESSES ?= 2
 # The first of these that is a supported Python; `make PYTHON=/path/to/python ...` names another.
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null \
@@ -31,7 +33,7 @@ demo: $(READY) ## Run the whole path on real data: ingest, train, push, serve, s
 
 .PHONY: test
 test: $(READY) ## Run the tests, with a real Kafka and the real model server
-	@$(BIN)/python -m pytest -q --durations=10
+	@$(BIN)/python -m pytest -q --numprocesses $(PROCESSES) --dist loadfile --durations=10
 
 .PHONY: test-slow
 test-slow: $(READY) ## Run the long tests and soaks too
