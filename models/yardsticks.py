@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.families import FAMILIES
-from models.families.family import FittedFamily
+from models.families import linear, seasonal
+from models.fitting import State
 from models.forecaster import build_forecaster
 from models.forms import input_forms
 from schemas.dataset import DatasetFolder
@@ -24,6 +24,8 @@ _PRODUCTS = 5e10
 """About so many products the linear yardstick's equations may take: seconds, however large the dataset."""
 _MOST_INPUTS = 2048
 """Of its map: solving it is seconds too."""
+_PASSES = 1
+"""A yardstick may be a little off where much is missing."""
 
 Forecast = Callable[[Mapping[str, Any]], Float32]
 """From a batch as the reader gives it, in numpy, to float32 (window, horizon, target)."""
@@ -41,10 +43,12 @@ def yardsticks(spec: Spec, folder: DatasetFolder) -> dict[str, Forecast]:
     """
     found = {}
     if 1 < spec.season <= spec.window.past:
-        found["seasonal"] = _fitted(spec, folder, SeasonalModel(family="seasonal", season=spec.season))
+        season = _with(spec, SeasonalModel(family="seasonal", season=spec.season))
+        found["seasonal"] = _forecast(season, folder, seasonal.fit(season, folder).state)
     scaling = "shared" if spec.model is None else spec.model.scaling
-    linear = LinearModel(family="linear", scaling=scaling, look_back=(_look_back(spec, folder),))
-    return found | {"linear": _fitted(spec, folder, linear)}
+    options = LinearModel(family="linear", scaling=scaling, look_back=(_look_back(spec, folder),))
+    yardstick = _with(spec, options)
+    return found | {"linear": _forecast(yardstick, folder, linear.fit(yardstick, folder, passes=_PASSES).state)}
 
 
 def _look_back(spec: Spec, folder: DatasetFolder) -> int:
@@ -54,12 +58,12 @@ def _look_back(spec: Spec, folder: DatasetFolder) -> int:
     return min(spec.window.past, max(inputs // (1 + beside), spec.season))
 
 
-def _fitted(spec: Spec, folder: DatasetFolder, options: SeasonalModel | LinearModel) -> Forecast:
-    yardstick = spec.model_copy(update={"model": options, "training": Training(batch_size=512)})
-    family = FAMILIES[options.family]
-    if not isinstance(family, FittedFamily):
-        raise TypeError(f"expected a family that is fitted without descent, got '{options.family}'")
-    model = build_forecaster(yardstick, folder.statistics, state=family.fit(yardstick, folder).state)
+def _with(spec: Spec, options: SeasonalModel | LinearModel) -> Spec:
+    return spec.model_copy(update={"model": options, "training": Training(batch_size=512)})
+
+
+def _forecast(yardstick: Spec, folder: DatasetFolder, state: State) -> Forecast:
+    model = build_forecaster(yardstick, folder.statistics, state=state)
     names = list(input_forms(yardstick))
 
     def forecast(batch: Mapping[str, Any]) -> Float32:

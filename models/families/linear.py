@@ -46,8 +46,11 @@ def build(options: LinearModel, window: EncodedWindow, *, portable: bool, state:
     return ops.reshape(moved, (-1, window.horizon, window.width))
 
 
-def fit(spec: Spec, folder: DatasetFolder) -> Fitted:
-    """Fits the map to the train split, and chooses how on the validation split."""
+def fit(spec: Spec, folder: DatasetFolder, *, passes: int = _PASSES) -> Fitted:
+    """Fits the map to the train split, and chooses how on the validation split.
+
+    With fewer `passes` an output that is missing in some rows has less exactly the ridge of its observed ones.
+    """
     options = spec.model
     if not isinstance(options, LinearModel):
         raise TypeError(f"expected a spec of the family 'linear', got {options}")
@@ -57,7 +60,7 @@ def fit(spec: Spec, folder: DatasetFolder) -> Fitted:
     candidates = list(_candidates(options, chosen.reach, data.step_width, equations))
     errors = data.squared_errors("validation", candidates)
     best = candidates[int(errors.argmin())]
-    fitted = _for_observed(best, equations, data)
+    fitted = _for_observed(best, equations, data, passes)
     listed = [
         {**candidate.describe(), "validation_mse": float(error)}
         for candidate, error in zip(candidates, errors, strict=True)
@@ -149,12 +152,12 @@ def _candidates(options: LinearModel, reach: int, step_width: int, equations: Eq
                 yield _Candidate(look_back, penalty, np.stack(maps))
 
 
-def _for_observed(chosen: _Candidate, equations: Equations, data: _Rows) -> Float32:
+def _for_observed(chosen: _Candidate, equations: Equations, data: _Rows, passes: int) -> Float32:
     """The chosen map, of each output's observed rows alone where it is missing in others (`models.ridge`)."""
     if (equations.observed == equations.rows[:, None]).all():
         return chosen.map
     ways = [equations.together()] if len(chosen.map) == 1 else equations.apart()
-    for _ in range(_PASSES):
+    for _ in range(passes):
         residual = data.residual(chosen)
         if len(ways) == 1:
             residual = residual.sum(axis=0, keepdims=True)

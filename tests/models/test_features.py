@@ -65,6 +65,7 @@ def test_what_nobody_announced_is_the_mean(forecaster: tuple[Spec, Any]) -> None
     missing["future_values"][:, :, 0] = np.nan
     mean["future_values"][:, :, 0] = 50.0
     missing["static_values"][:] = np.nan
+    mean["static_values"][:] = np.nan
     forecast = np.array(model(missing)["mean"])
     assert np.isfinite(forecast).all()
     np.testing.assert_array_equal(forecast, np.array(model(mean)["mean"]))
