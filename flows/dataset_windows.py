@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.kernels.grid import NO_POSITION, Steps
-from pipelines.kernels.windowing import Windows
+from pipelines.kernels.windowing import Windowing, Windows
 from schemas.dataset import BLOCK_FIRST_STEP, BLOCK_KEY, BLOCK_OBSERVED, BLOCK_ORIGINS, BLOCK_VALUES
 from schemas.errors import DatasetError
 from schemas.spec import Spec
@@ -69,7 +69,8 @@ class RecordDecoder:
         if layout not in ("block", "window"):
             raise DatasetError(f"expected a dataset of the layout 'block' or 'window', got '{layout}'")
         self._is_block = layout == "block"
-        self._width = len(spec.stream.features)
+        self._width, self._inputs = len(spec.stream.features), Windowing(spec).inputs
+        self._input_width = len(spec.stream.inputs)
         self._past, self._horizon = spec.window.past, spec.window.horizon
         self._step_ms, self._offset_ms = spec.grid.step, spec.grid.offset
 
@@ -88,16 +89,19 @@ class RecordDecoder:
         return self._windows(int(feature[BLOCK_FIRST_STEP].int64_list.value[0]), values, observed, end)
 
     def _window(self, feature: Mapping[str, Any]) -> Windows:
-        shape = (self._past, self._width)
-        values = np.array(feature["past_values"].float_list.value, np.float32).reshape(shape)
-        observed = np.array(feature["past_observed"].int64_list.value, np.bool_).reshape(shape)
+        shape = (self._past, self._input_width)
+        values = np.full((self._past, self._width), np.nan, np.float32)  # a label is not in the record
+        values[:, self._inputs] = np.array(feature["past_values"].float_list.value, np.float32).reshape(shape)
+        observed = np.zeros(values.shape, np.bool_)
+        observed[:, self._inputs] = np.array(feature["past_observed"].int64_list.value, np.bool_).reshape(shape)
         origin_step = (feature["origin_ms"].int64_list.value[0] - self._offset_ms) // self._step_ms
         return self._windows(origin_step - self._past, values, observed, np.array([self._past]))
 
     def _windows(
         self, first: int, values: NDArray[np.float32], observed: NDArray[np.bool_], end: NDArray[np.int64]
     ) -> Windows:
-        return Windows(Steps(first, values, observed, np.full(len(values), NO_POSITION)), end, self._past)
+        steps = Steps(first, values, observed, np.full(len(values), NO_POSITION))
+        return Windows(steps, end, self._past, self._inputs)
 
 
 def _bits(packed: bytes | None, count: int) -> NDArray[np.bool_]:

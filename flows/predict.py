@@ -49,7 +49,7 @@ def predict(spec: Spec, inputs: Sequence[str], *, key: str | None = None) -> Pre
             f"observed in at least {window.min_observed} of {window.past} steps, and in the newest "
             f"{spec.grid.max_gap + 1}"
         )
-    newest = Windows(found[-1].steps, found[-1].end[-1:], windowing.past)
+    newest = Windows(found[-1].steps, found[-1].end[-1:], windowing.past, windowing.inputs)
     with ServingClient(spec) as client:
         client.wait_until_available(0)
         predictor = Predictor(spec, windowing, client)

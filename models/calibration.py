@@ -135,8 +135,8 @@ def _spread(spec: Spec, statistics: Statistics, inputs: Mapping[str, Any]) -> An
     """The deviation that the model's scaling gives each target: (batch, target)."""
     if spec.model is None:
         raise ModelError("$.model: expected a model to calibrate, got none")
-    carried = [index for index, feature in enumerate(spec.stream.features) if feature.calendar is None]
-    targets = [place for place, index in enumerate(carried) if spec.stream.features[index].role == "target"]
+    carried = [index for index, feature in enumerate(spec.stream.inputs) if feature.calendar is None]
+    targets = [place for place, index in enumerate(carried) if spec.stream.inputs[index].role == "target"]
     values = ops.take(inputs["past_values"], np.array(carried), axis=-1)
     seen = ops.take(inputs["past_observed"], np.array(carried), axis=-1)
     present = ops.isfinite(values)

@@ -79,7 +79,7 @@ class Encoding:
 
 def encode(spec: Spec, options: ForecastModel, constants: Constants, inputs: Mapping[str, Any]) -> Encoding:
     """Encodes a batch of inputs (`models.forms.input_forms`), symbolic while a model is built."""
-    columns = _Columns(spec.stream.features)
+    columns = _Columns(spec.stream.inputs)
     present = ops.isfinite(inputs["past_values"])
     values = ops.where(present, inputs["past_values"], 0.0)
     present = ops.cast(present, "float32")

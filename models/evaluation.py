@@ -325,7 +325,7 @@ def persistence_of(spec: Spec, batch: Batch) -> Float32:
 
 def _target_past(spec: Spec, batch: Batch) -> tuple[Float32, NDArray[np.bool_]]:
     """Values and flags of the targets' past: (window, past, target)."""
-    targets = [index for index, feature in enumerate(spec.stream.features) if feature.role == "target"]
+    targets = [index for index, feature in enumerate(spec.stream.inputs) if feature.role == "target"]
     return batch["past_values"][..., targets], batch["past_observed"][..., targets]
 
 

@@ -110,7 +110,7 @@ def _build_ensemble(
 
 
 def _require_roles(family: Family | FittedFamily, spec: Spec, name: str) -> None:
-    for feature in spec.stream.features:
+    for feature in spec.stream.inputs:
         if feature.role in family.refuses:
             raise ModelError(
                 f"$.model.family: '{name}' takes no features of the role '{feature.role}', got '{feature.name}'"

@@ -24,11 +24,11 @@ def input_forms(spec: Spec) -> dict[str, TensorForm]:
       ModelError: the spec has no model.
     """
     options = model_section(spec)
-    past = (spec.window.past, len(spec.stream.features))
+    past = (spec.window.past, len(spec.stream.inputs))
     forms = {"past_values": TensorForm(past, "float32"), "past_observed": TensorForm(past, "bool")}
-    if known := sum(feature.role == "future" for feature in spec.stream.features):
+    if known := sum(feature.role == "future" for feature in spec.stream.inputs):
         forms["future_values"] = TensorForm((spec.window.horizon, known), "float32")
-    if constant := sum(feature.role == "static" for feature in spec.stream.features):
+    if constant := sum(feature.role == "static" for feature in spec.stream.inputs):
         forms["static_values"] = TensorForm((constant,), "float32")
     if options.on_absolute_steps:
         forms["first_step"] = TensorForm((), "int64")

@@ -35,7 +35,7 @@ def add_deviation(spec: Spec, constants: Constants) -> Callable[[dict[str, Any]]
     Returns:
       A function for `tf.data.Dataset.map` that adds `target_deviation`, float32 (batch, target).
     """
-    roles = [feature.role for feature in spec.stream.features if feature.calendar is None]
+    roles = [feature.role for feature in spec.stream.inputs if feature.calendar is None]
     table = constants.deviation[:, [column for column, role in enumerate(roles) if role == "target"]]
     rows = KeyRows(constants)
     by_key = spec.model is not None and spec.model.scaling != "shared"

@@ -68,8 +68,9 @@ def windows(
       A `tf.data.Dataset` of dicts, by the names of the model's inputs: `past_values` float32 (batch, past, feature),
       NaN where masked; `past_observed` bool, the same shape; `future_values` float32 (batch, horizon, future feature),
       and `static_values` float32 (batch, static feature), where the spec has such features; `key` string (batch,). And
-      what belongs to them: `target_values` float32 (batch, horizon, target), `target_observed` bool, the same shape,
-      `origin_ms` int64 (batch,), and `first_step` int64 (batch,), the number of the past's first step.
+      what belongs to them: `target_values` float32 (batch, horizon, target), `target_observed` bool, the same shape, or
+      of a stream with a label `label` int64 (batch,), -1 where the horizon tells no class; `origin_ms` int64 (batch,),
+      and `first_step` int64 (batch,), the number of the past's first step.
     Raises:
       DatasetError: there is no such split, a file of it is missing, or the layout is unknown.
     """
@@ -119,11 +120,11 @@ def _from_windows(
 ) -> Any:
     """Batches of the window layout."""
     features = spec.stream.features
-    past, horizon = spec.window.past, spec.window.horizon
+    past, horizon, inputs = spec.window.past, spec.window.horizon, len(spec.stream.inputs)
     counts = {role: sum(feature.role == role for feature in features) for role in ("target", "future", "static")}
     shapes = {
-        "past_values": (past, len(features)),
-        "past_observed": (past, len(features)),
+        "past_values": (past, inputs),
+        "past_observed": (past, inputs),
         "target_values": (horizon, counts["target"]),
         "target_observed": (horizon, counts["target"]),
         "future_values": (horizon, counts["future"]),
@@ -133,6 +134,8 @@ def _from_windows(
     dtypes = {name: tf.float32 if name.endswith("values") else tf.int64 for name in parts}
     forms = {name: tf.io.FixedLenFeature(shape, dtypes[name]) for name, shape in parts.items()}
     forms |= {"key": tf.io.FixedLenFeature((), tf.string), "origin_ms": tf.io.FixedLenFeature((), tf.int64)}
+    if spec.stream.label is not None:
+        forms["label"] = tf.io.FixedLenFeature((), tf.int64)
 
     def parse(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
         batch: dict[str, tf.Tensor] = tf.io.parse_example(serialized, forms)
@@ -178,10 +181,13 @@ class _Cutter:
     """Cuts groups of serialised blocks into batches of windows."""
 
     def __init__(self, spec: Spec, batch_size: int, part: tuple[int, int] | None) -> None:
-        features = spec.stream.features
+        features, inputs = spec.stream.features, spec.stream.inputs
         self._width = len(features)
         self._future = [(i, feature.lead or 0) for i, feature in enumerate(features) if feature.role == "future"]
-        self._statics = np.array([i for i, feature in enumerate(features) if feature.role == "static"], np.int64)
+        self._statics = np.array([i for i, feature in enumerate(inputs) if feature.role == "static"], np.int64)
+        self._label = next((i for i, feature in enumerate(features) if feature.role == "label"), None)
+        self._inputs = np.array([i for i in range(len(features)) if i != self._label], np.int64)
+        self._classes = len(spec.classes)
         self._targets = np.array([i for i, feature in enumerate(features) if feature.role == "target"], np.int64)
         self._past, self._horizon = spec.window.past, spec.window.horizon
         self._step_ms, self._offset_ms = spec.grid.step, spec.grid.offset
@@ -223,6 +229,10 @@ class _Cutter:
         known = tf.stack(rolled, axis=1) if rolled else None
         target_values = tf.gather(values, self._targets, axis=1)
         target_observed = tf.gather(observed, self._targets, axis=1)
+        inputs, inputs_observed = values, observed
+        if self._label is not None:
+            inputs = tf.gather(values, self._inputs, axis=1)
+            inputs_observed = tf.gather(observed, self._inputs, axis=1)
         past, horizon = tf.range(self._past, dtype=tf.int64), tf.range(self._horizon, dtype=tf.int64)
 
         def batch(first: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -231,14 +241,18 @@ class _Cutter:
             before = starts[:, None] + past
             after = starts[:, None] + (self._past + horizon)
             cut = {
-                "past_values": tf.gather(values, before),
-                "past_observed": tf.gather(observed, before),
+                "past_values": tf.gather(inputs, before),
+                "past_observed": tf.gather(inputs_observed, before),
                 "key": tf.gather(block[BLOCK_KEY], tf.gather(owner, chosen)),
-                "target_values": tf.gather(target_values, after),
-                "target_observed": tf.gather(target_observed, after),
                 "origin_ms": tf.gather(step, chosen) * self._step_ms + self._offset_ms,
                 "first_step": tf.gather(step, chosen) - self._past,
             }
+            if self._label is None:
+                cut["target_values"] = tf.gather(target_values, after)
+                cut["target_observed"] = tf.gather(target_observed, after)
+            else:
+                told = tf.gather(values[:, self._label], after), tf.gather(observed[:, self._label], after)
+                cut["label"] = self._first_class(*told)
             if known is not None:
                 cut["future_values"] = tf.gather(known, after)
             if len(self._statics):
@@ -247,6 +261,12 @@ class _Cutter:
 
         firsts = tf.data.Dataset.range(0, tf.size(window, tf.int64), self._batch_size)
         return firsts.map(batch, num_parallel_calls=tf.data.AUTOTUNE)
+
+    def _first_class(self, values: tf.Tensor, observed: tf.Tensor) -> tf.Tensor:
+        """The first class that the horizon tells: of (batch, horizon) int64 (batch,), -1 where it tells none."""
+        told = observed & (values < self._classes)
+        first = tf.argmax(tf.cast(told, tf.int32), axis=1)
+        return tf.cast(tf.gather(tf.where(told, values, -1.0), first, batch_dims=1), tf.int64)
 
     def _last_observed(self, values: tf.Tensor, observed: tf.Tensor) -> tf.Tensor:
         """The statics of a batch, float32 (batch, static feature): the last observed value of each, NaN without one."""

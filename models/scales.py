@@ -76,7 +76,7 @@ def _stretches(folder: DatasetFolder) -> Iterator[tuple[str, int, Float64]]:
     Those of a key come in the order of time, and overlap.
     """
     spec = folder.spec
-    features = spec.stream.features
+    features = spec.stream.inputs
     targets = [index for index, feature in enumerate(features) if feature.role == "target"]
     if folder.manifest.layout == "block":
         for record in tf.data.TFRecordDataset(list(map(str, folder.shard_paths(_TRAIN)))).as_numpy_iterator():

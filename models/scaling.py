@@ -42,7 +42,7 @@ class Constants:
     @classmethod
     def of(cls, spec: Spec, statistics: Statistics) -> Constants:
         """The constants of a dataset, features in the order of the spec."""
-        names = [feature.name for feature in spec.stream.features if feature.calendar is None]
+        names = [feature.name for feature in spec.stream.inputs if feature.calendar is None]
         shared = statistics.features
         rows = [shared | statistics.keys[key] for key in sorted(statistics.keys)] + [shared]
         pairs = np.array([[_mean_and_deviation(row.get(name)) for name in names] for row in rows], np.float32)

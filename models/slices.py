@@ -29,7 +29,7 @@ class Slices:
     def __init__(self, spec: Spec) -> None:
         self._slices = spec.evaluation.slices
         self._step_ms, self._horizon = spec.grid.step, spec.window.horizon
-        self._measured = [i for i, feature in enumerate(spec.stream.features) if feature.calendar is None]
+        self._measured = [i for i, feature in enumerate(spec.stream.inputs) if feature.calendar is None]
         self.labels: dict[str, Sequence[str]] = {one.by: _labels(one) for one in self._slices}
         """The labels of each slice by its name, in order."""
 

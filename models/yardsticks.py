@@ -54,7 +54,7 @@ def yardsticks(spec: Spec, folder: DatasetFolder) -> dict[str, Forecast]:
 def _look_back(spec: Spec, folder: DatasetFolder) -> int:
     rows = max(1, folder.split("train").windows) * len(spec.targets)
     inputs = min(_MOST_INPUTS, int(math.sqrt(_PRODUCTS / rows)))
-    beside = sum(feature.role in ("past", "future") and feature.calendar is None for feature in spec.stream.features)
+    beside = sum(feature.role in ("past", "future") and feature.calendar is None for feature in spec.stream.inputs)
     return min(spec.window.past, max(inputs // (1 + beside), spec.season))
 
 

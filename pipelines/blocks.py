@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipelines.example_encoder import Value, encode_example
-from pipelines.kernels.grid import Bool, Float32, Grid, Int64, Steps
+from pipelines.kernels.grid import NO_POSITION, Bool, Float32, Grid, Int64, Steps
 from schemas.dataset import BLOCK_FIRST_STEP, BLOCK_KEY, BLOCK_OBSERVED, BLOCK_ORIGINS, BLOCK_VALUES
 from schemas.spec import Spec
 
@@ -21,6 +21,11 @@ class Block:
     values: Float32
     observed: Bool
     origins: Bool
+
+    @property
+    def steps(self) -> Steps:
+        """The block's rows as steps; where their events came from is not known any more."""
+        return Steps(self.first_step, self.values, self.observed, np.full(len(self.values), NO_POSITION))
 
     @property
     def windows(self) -> int:

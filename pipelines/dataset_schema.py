@@ -28,8 +28,8 @@ def _window_schema(spec: Spec) -> schema_pb2.Schema:
     roles = [feature.role for feature in spec.stream.features]
     past, horizon = spec.window.past, spec.window.horizon
     shapes = {
-        "past_values": (past, len(roles)),
-        "past_observed": (past, len(roles)),
+        "past_values": (past, len(spec.stream.inputs)),
+        "past_observed": (past, len(spec.stream.inputs)),
         "target_values": (horizon, roles.count("target")),
         "target_observed": (horizon, roles.count("target")),
         "future_values": (horizon, roles.count("future")),
@@ -42,7 +42,10 @@ def _window_schema(spec: Spec) -> schema_pb2.Schema:
             feature.presence.min_fraction = 1.0
             for size in shape:
                 feature.shape.dim.add(size=size)
-    for name, kind in (("key", schema_pb2.BYTES), ("origin_ms", schema_pb2.INT)):
+    scalars = [("key", schema_pb2.BYTES), ("origin_ms", schema_pb2.INT)]
+    if spec.stream.label is not None:
+        scalars.append(("label", schema_pb2.INT))
+    for name, kind in scalars:
         feature = schema.feature.add(name=name, type=kind)
         feature.presence.min_fraction = 1.0
         feature.shape.SetInParent()

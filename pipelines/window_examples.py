@@ -29,6 +29,7 @@ class WindowLayout:
         features = spec.stream.features
         self._windowing = Windowing(spec)
         self._length = spec.window.past + spec.window.horizon
+        self._label = spec.stream.label is not None
         self._targets = [index for index, feature in enumerate(features) if feature.role == "target"]
         self._has_future = any(feature.role == "future" for feature in features)
         self._has_static = any(feature.role == "static" for feature in features)
@@ -46,21 +47,25 @@ class WindowLayout:
         for first in range(0, len(starts), _AT_ONCE):
             some = starts[first : first + _AT_ONCE]
             columns = self._columns(key, block.first_step + some, values[some], observed[some])
+            if self._label:
+                columns["label"] = self._windowing.labels(block.steps, some + self._windowing.past)
             records = b"".join(frame_table(table).data for _, table in encode_examples(columns))
             yield block.first_step + int(some[0]), len(some), records
 
     def _columns(self, key: str, first_step: Int64, values: Float32, observed: Bool) -> dict[str, Column]:
         """The features of some windows by name; `values` and `observed` are (window, feature, time)."""
         past, grid = self._windowing.past, self._windowing.grid
-        past_values = np.ascontiguousarray(values[:, :, :past].transpose(0, 2, 1))
-        past_observed = np.ascontiguousarray(observed[:, :, :past].transpose(0, 2, 1))
+        inputs = self._windowing.inputs
+        past_values = np.ascontiguousarray(values[:, inputs, :past].transpose(0, 2, 1))
+        past_observed = np.ascontiguousarray(observed[:, inputs, :past].transpose(0, 2, 1))
         origin = first_step + past
         parts: dict[str, Float32 | Bool] = {
             "past_values": past_values,
             "past_observed": past_observed,
-            "target_values": values[:, self._targets, past:].transpose(0, 2, 1),
-            "target_observed": observed[:, self._targets, past:].transpose(0, 2, 1),
         }
+        if self._targets:
+            parts["target_values"] = values[:, self._targets, past:].transpose(0, 2, 1)
+            parts["target_observed"] = observed[:, self._targets, past:].transpose(0, 2, 1)
         if self._has_future:
             parts["future_values"] = self._windowing.future_values(origin, past_values)
         if self._has_static:

@@ -27,7 +27,9 @@ which the reader cuts many windows. Its features (`BLOCK_*`, each with one value
 A record of the window layout is one window, under the names of the model's inputs (so it is also what the signature
 `serving_examples` takes): `past_values` and `past_observed` (past * feature values), `future_values` and
 `static_values` where the spec has such features, `target_values` and `target_observed` (horizon * target values), each
-in row order; `key` and `origin_ms`. Values are float lists with NaN where masked, masks int64 lists of 0 and 1.
+in row order; `key` and `origin_ms`. Values are float lists with NaN where masked, masks int64 lists of 0 and 1. Of a
+stream with a label the past has no column of it, and in place of the targets there is `label`, int64: the number of the
+window's class, -1 where the horizon tells none.
 
 The layout of texts is described in `schemas.text_dataset`.
 

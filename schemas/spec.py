@@ -59,6 +59,12 @@ class Spec(Section):
         return self
 
     @model_validator(mode="after")
+    def _a_label_is_told_once(self) -> Self:
+        if self.stream.label is not None and self.window.min_observed_target > 1:
+            raise ValueError("$.window.min_observed_target is for targets; the first label of the horizon is enough")
+        return self
+
+    @model_validator(mode="after")
     def _summaries_see_the_last_value(self) -> Self:
         model, needed = self.model, self.grid.max_gap + 1
         if isinstance(model, HierarchicalModel) and model.cacheable and model.recent < min(needed, self.window.past):
@@ -109,6 +115,11 @@ class Spec(Section):
     def targets(self) -> tuple[Feature, ...]:
         """The features that are forecast, in the order of the model's outputs."""
         return tuple(feature for feature in self.stream.features if feature.role == "target")
+
+    @cached_property
+    def classes(self) -> tuple[str, ...]:
+        """The classes of windows, in the order of their numbers; none where targets are forecast."""
+        return () if self.stream.label is None else self.stream.label.categories
 
     @cached_property
     def model_name(self) -> str:

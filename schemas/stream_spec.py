@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -15,11 +16,12 @@ class Feature(Section):
 
     Roles: a `target` is observed and forecast; a `past` covariate is observed only; a `future` covariate is known for
     the horizon too; a `static` one belongs to the key. What is known of the future must be the same in batch and live:
-    a `calendar` is computed from the time of the step, and other values are announced `lead` steps ahead.
+    a `calendar` is computed from the time of the step, and other values are announced `lead` steps ahead. A `label` is
+    the class of the window, told by the first step of the horizon that has one: known in training only, never an input.
     """
 
     name: Name
-    role: Literal["target", "past", "future", "static"]
+    role: Literal["target", "past", "future", "static", "label"]
     unit: str = ""
     field: str | None = None
     """The event's field (CSV column, JSON member); the feature's name when left out."""
@@ -60,6 +62,8 @@ class Feature(Section):
             raise ValueError("a category is no target, its aggregate is 'last' or 'count', and its fill not 'zero'")
         if self.calendar is not None and self.type != "number":
             raise ValueError("a calendar is a number")
+        if self.role == "label" and not self.categorical:
+            raise ValueError("a label is of the type 'category', and its aggregate is 'last'")
         for key, value in (self.table or {}).items():
             if isinstance(value, str) != text or (self.type == "integer" and not float(value).is_integer()):
                 raise ValueError(f"the table's value for '{key}' must be of the type '{self.type}', got {value!r}")
@@ -99,8 +103,7 @@ class Stream(Section):
         names = [feature.name for feature in self.features]
         if doubled := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"feature names must differ; {', '.join(doubled)} is there twice")
-        if not any(feature.role == "target" for feature in self.features):
-            raise ValueError("at least one feature must have the role 'target'")
+        self._require_answers()
         fields: dict[str, tuple[str, tuple[str, ...]]] = {}
         for feature in self.features:
             name, type_ = feature.field or feature.name, (feature.type, feature.categories)
@@ -111,6 +114,27 @@ class Stream(Section):
         if self.time_range[0] >= self.time_range[1]:
             raise ValueError("time_range must start before it ends")
         return self
+
+    def _require_answers(self) -> None:
+        roles = [feature.role for feature in self.features]
+        if "label" not in roles:
+            if "target" not in roles:
+                raise ValueError("at least one feature must have the role 'target', or one the role 'label'")
+            return
+        if roles.count("label") > 1 or "target" in roles:
+            raise ValueError("a stream with a label has no other label and no target")
+        if not any(feature.role == "past" and not feature.categorical for feature in self.features):
+            raise ValueError("a stream with a label has at least one feature of the role 'past' that is a number")
+
+    @cached_property
+    def inputs(self) -> tuple[Feature, ...]:
+        """The columns of a window's past, in order: every feature but a label."""
+        return tuple(feature for feature in self.features if feature.role != "label")
+
+    @cached_property
+    def label(self) -> Feature | None:
+        """What a window is classified by; None where targets are forecast."""
+        return next((feature for feature in self.features if feature.role == "label"), None)
 
 
 class Grid(Section):
@@ -144,9 +168,11 @@ class Window(Section):
     stride: Count = 1
     """Counted from the epoch, so that it does not depend on a key's first event."""
     min_observed: Count = 1
-    """A window exists only where every target was observed in so many of the past steps ..."""
+    """A window exists only where every target was observed in so many of the past steps (of a stream with a label: any
+    feature of the role `past`) ..."""
     min_observed_target: Count = 1
-    """... and is used for training only where every target is observed in so many steps of the horizon."""
+    """... and is used for training only where every target is observed in so many steps of the horizon, or a label in
+    one."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -97,7 +97,7 @@ class Predictor:
             spec.serving, client, patience_s=patience_s, stopping=stopping, on_answer=on_answer
         )
         self._fingerprint = spec.window_fingerprint
-        features = spec.stream.features
+        features = spec.stream.inputs
         self._targets = [index for index, feature in enumerate(features) if feature.role == "target"]
         self._carried = [index for index, feature in enumerate(features) if feature.calendar is None]
         self._has_future = any(feature.role == "future" for feature in features)

@@ -41,6 +41,7 @@ class OracleWindow:
     future: list[list[np.float32]]  # (horizon, future feature)
     static: list[np.float32]
     labelled: bool = False
+    label: int = -1
 
 
 @dataclass
@@ -71,6 +72,8 @@ class Oracle:
         features = self.spec.stream.features
         self._carried = [feature for feature in features if feature.calendar is None]
         self._targets = [i for i, feature in enumerate(self._carried) if feature.role == "target"]
+        self._covariates = [i for i, feature in enumerate(self._carried) if feature.role == "past"]
+        self._label_at = next((i for i, feature in enumerate(self._carried) if feature.role == "label"), None)
 
     def run(self, events: Iterable[OracleEvent]) -> Oracle:
         for event in events:
@@ -178,8 +181,10 @@ class Oracle:
         if origin % window.stride:
             return None
         past = range(origin - window.past, origin)
-        for i in self._targets:
-            seen = [key.closed.get(step, [None] * len(self._carried))[i] is not None for step in past]
+        for needed in [[i] for i in self._targets] or [self._covariates]:
+            seen = [
+                any(key.closed.get(step, [None] * len(self._carried))[i] is not None for i in needed) for step in past
+            ]
             if sum(seen) < window.min_observed or not any(seen[-(grid.max_gap + 1) :]):
                 return None
         values, observed = [], []
@@ -190,6 +195,7 @@ class Oracle:
                 [
                     True if feature.calendar else cells[self._carried.index(feature)][1]
                     for feature in self.spec.stream.features
+                    if feature.role != "label"
                 ]
             )
         static = [self._last(key, past, i) for i, feature in enumerate(self._carried) if feature.role == "static"]
@@ -212,7 +218,9 @@ class Oracle:
     def _with_calendar(self, step: int, carried: list[np.float32]) -> list[np.float32]:
         row, rest = [], iter(carried)
         for feature in self.spec.stream.features:
-            row.append(self.phase(feature.calendar, step, feature.zone) if feature.calendar else next(rest))
+            cell = self.phase(feature.calendar, step, feature.zone) if feature.calendar else next(rest)
+            if feature.role != "label":
+                row.append(cell)
         return row
 
     def phase(self, kind: str, step: int, zone: str = "UTC") -> np.float32:
@@ -226,6 +234,12 @@ class Oracle:
     def _label(self, key: _Key) -> None:
         for window in key.windows:
             horizon = range(window.origin_step, window.origin_step + self.spec.window.horizon)
+            if self._label_at is not None:
+                told = [key.closed[step][self._label_at] for step in horizon if step in key.closed]
+                classes = len(self._carried[self._label_at].categories)
+                window.label = next((int(number) for number in told if number is not None and number < classes), -1)
+                window.labelled = len(told) == len(horizon) and window.label >= 0
+                continue
             window.labelled = all(step in key.closed for step in horizon) and all(
                 sum(key.closed[step][i] is not None for step in horizon) >= self.spec.window.min_observed_target
                 for i in self._targets

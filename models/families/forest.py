@@ -88,7 +88,7 @@ def fit(spec: Spec, folder: DatasetFolder) -> Fitted:
     if not isinstance(options, ForestModel):
         raise TypeError(f"expected a spec of the family 'forest', got {options}")
     season = 0 if options.season is None else season_steps(options.season, spec.grid.step)
-    waves = 2 * sum(feature.calendar is not None for feature in spec.stream.features)
+    waves = 2 * sum(feature.calendar is not None for feature in spec.stream.inputs)
     features, outputs, observed = _rows(spec, options, folder, season, waves)
     forest, reports, kept = FlatForest(), [], []
     for column in range(outputs.shape[1]):

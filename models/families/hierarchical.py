@@ -129,7 +129,7 @@ def _of_steps(of_tokens: Any, present: Any, patch: int) -> Any:
 
 def _encode_chunk(spec: Spec, options: HierarchicalModel, constants: Constants, model: Any) -> Any:
     chunk = layout_of(options, spec.window.past).chunk
-    features = len(spec.stream.features)
+    features = len(spec.stream.inputs)
     inputs = _inputs(model, ("key",)) | {
         "chunk_values": keras.Input((chunk, features), dtype="float32", name="chunk_values"),
         "chunk_observed": keras.Input((chunk, features), dtype="bool", name="chunk_observed"),
@@ -142,7 +142,7 @@ def _encode_chunk(spec: Spec, options: HierarchicalModel, constants: Constants, 
 
 def _predict_from_summaries(spec: Spec, options: HierarchicalModel, constants: Constants, model: Any) -> Any:
     slots = layout_of(options, spec.window.past).slots
-    recent, features = min(options.recent, spec.window.past), len(spec.stream.features)
+    recent, features = min(options.recent, spec.window.past), len(spec.stream.inputs)
     inputs = _inputs(model, ("key", "future_values", "static_values")) | {
         "summaries": keras.Input((slots, options.units), dtype="float32", name="summaries"),
         "present": keras.Input((slots,), dtype="bool", name="present"),

@@ -96,7 +96,7 @@ class _Inputs:
     @classmethod
     def chosen(cls, spec: Spec, options: LinearModel) -> _Inputs:
         """Of a spec."""
-        features = spec.stream.features
+        features = spec.stream.inputs
         waves = 2 * sum(feature.calendar is not None for feature in features)
         covariates = sum(feature.role in ("past", "future") and feature.calendar is None for feature in features)
         return cls(max(options.look_back, default=spec.window.past), covariates + waves, waves)

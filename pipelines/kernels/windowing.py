@@ -2,8 +2,10 @@
 
 `Windowing.push` runs the grid and yields every window whose last past step it closed. A window exists at an origin if
 and only if the origin is on the stride (counted from the epoch) and every target was really observed in at least
-`min_observed` of the past steps and at least once in the last `max_gap` + 1 of them. Training also needs the horizon:
-`labelled` tells which windows have one.
+`min_observed` of the past steps and at least once in the last `max_gap` + 1 of them; of a stream with a label, any
+feature of the role `past` was. Training also needs the horizon: `labelled` tells which windows have one.
+
+A label is a column of the steps, and never one of a window's past.
 
 Axes are (window, time, feature).
 """
@@ -23,6 +25,7 @@ from pipelines.kernels.grid import NO_POSITION, Bool, Events, Float32, Grid, Gri
 from schemas.spec import Spec
 
 T = TypeVar("T", bound=np.generic)
+Columns = list[int] | slice
 
 FEW = 8
 """So many windows are cut faster one by one than by a view of all of them."""
@@ -52,12 +55,14 @@ class Windows:
     """Windows over one run of consecutive steps.
 
     `steps` are the run's steps with the `past` - 1 before it; window i sees the `past` of them that end in row
-    `end[i]` (int64, exclusive), and its origin is the start of step `origin_step[i]`.
+    `end[i]` (int64, exclusive), and its origin is the start of step `origin_step[i]`. `inputs` are the columns of the
+    steps that a window's past has.
     """
 
     steps: Steps
     end: Int64
     past: int
+    inputs: Columns
 
     def __len__(self) -> int:
         return len(self.end)
@@ -68,14 +73,15 @@ class Windows:
         return self.steps.first + self.end
 
     def past_values(self) -> Float32:
-        """float32 (window, past, feature), NaN where masked."""
+        """float32 (window, past, input), NaN where masked."""
         return self._cut(self.steps.values)
 
     def past_observed(self) -> Bool:
-        """bool (window, past, feature)."""
+        """bool (window, past, input)."""
         return self._cut(self.steps.observed)
 
     def _cut(self, rows: NDArray[T]) -> NDArray[T]:
+        rows = rows[:, self.inputs]
         if len(self.end) <= FEW:
             cut = np.empty((len(self.end), self.past, rows.shape[1]), rows.dtype)
             for window, end in enumerate(self.end.tolist()):
@@ -90,15 +96,22 @@ class Windowing:
 
     def __init__(self, spec: Spec) -> None:
         self.grid = Grid(spec)
-        window, features = spec.window, spec.stream.features
+        window, features, inputs = spec.window, spec.stream.features, spec.stream.inputs
         self.past, self.horizon = window.past, window.horizon
         self._stride, self._min_observed = window.stride, window.min_observed
         self._min_observed_target = window.min_observed_target
         self._recent = min(spec.grid.max_gap + 1, window.past)
         self._needed = window.past + spec.grid.max_gap
         self._targets = [index for index, feature in enumerate(features) if feature.role == "target"]
-        self._statics = [index for index, feature in enumerate(features) if feature.role == "static"]
-        future = [(index, feature.lead) for index, feature in enumerate(features) if feature.role == "future"]
+        self._covariates = [index for index, feature in enumerate(features) if feature.role == "past"]
+        self._label = next((index for index, feature in enumerate(features) if feature.role == "label"), None)
+        self._classes = len(spec.classes)
+        self.inputs: Columns = slice(None)
+        """The columns of the steps that a window's past has."""
+        if self._label is not None:
+            self.inputs = [index for index in range(len(features)) if index != self._label]
+        self._statics = [index for index, feature in enumerate(inputs) if feature.role == "static"]
+        future = [(index, feature.lead) for index, feature in enumerate(inputs) if feature.role == "future"]
         self._future = len(future)
         self._calendars = [column for column, (_, lead) in enumerate(future) if lead is None]
         self._announced = [(column, index, lead) for column, (index, lead) in enumerate(future) if lead is not None]
@@ -123,7 +136,7 @@ class Windowing:
             if tail is None or tail.first + len(tail) != run.first:
                 tail, recent = self._blank_before(run), recent[:0]
             steps = _join(tail, run)
-            windows.append(Windows(steps, self._ends(steps), self.past))
+            windows.append(Windows(steps, self._ends(steps), self.past, self.inputs))
             tail = _last(steps, self.past - 1)
             recent = np.concatenate((recent[-self._needed :], run.position))[-self._needed :].copy()
         if grid_state.next is None:  # the key started anew and has closed nothing since
@@ -139,14 +152,14 @@ class Windowing:
         if run is None:
             return None
         steps = _join(state.tail if state.tail is not None else self._blank_before(run), run)
-        return Windows(steps, self._ends(steps), self.past)
+        return Windows(steps, self._ends(steps), self.past, self.inputs)
 
     def future_values(self, origin_step: Int64, past_values: Float32 | None = None) -> Float32:
         """The known-future features of each window's horizon.
 
         Args:
           origin_step: int64 (window,).
-          past_values: float32 (window, past, feature); needed where a feature has a lead, because what it tells of the
+          past_values: float32 (window, past, input); needed where a feature has a lead, because what it tells of the
             horizon has been announced in the past of the same window.
         Returns:
           float32 (window, horizon, future feature), NaN where nothing was announced.
@@ -173,7 +186,7 @@ class Windowing:
         Not a key's first value ever: which event that was, a replay from the last commit could not tell.
 
         Args:
-          past_values: float32 (window, past, feature).
+          past_values: float32 (window, past, input).
           past_observed: bool, the same shape.
         Returns:
           float32 (window, static feature), NaN where none was observed.
@@ -184,13 +197,37 @@ class Windowing:
         return np.where(seen.any(axis=1), value, np.float32(np.nan))
 
     def labelled(self, windows: Windows) -> Bool:
-        """bool (window,): whose horizon lies within the run and has every target observed in enough steps."""
+        """bool (window,): whose horizon lies within the run and has every target observed in enough steps, or a label."""
+        if self._label is not None:
+            told: Bool = self.labels(windows.steps, windows.end) >= 0
+            return told & (windows.end + self.horizon <= len(windows.steps))
         seen = _running_count(windows.steps.observed[:, self._targets])
         complete = windows.end + self.horizon < len(seen)
         end = np.where(complete, windows.end, 0)
         enough = seen[np.minimum(end + self.horizon, len(seen) - 1)] - seen[end] >= self._min_observed_target
         labelled: Bool = complete & enough.all(axis=1)
         return labelled
+
+    def labels(self, steps: Steps, end: Int64) -> Int64:
+        """The class of windows: that of the first step of the horizon that has one of the spec's classes.
+
+        Args:
+          steps: with the horizons, as far as they are known.
+          end: int64 (window,), the row after each window's last past step.
+        Returns:
+          int64 (window,): numbers of classes; -1 where the horizon has none.
+        Raises:
+          ValueError: the spec has no label.
+        """
+        if self._label is None:
+            raise ValueError("expected a spec with a label, got one without")
+        column, rows = steps.values[:, self._label], len(steps)
+        told = steps.observed[:, self._label] & (column < self._classes)
+        never = rows + self.horizon
+        following = np.full(rows + 1, never)  # of each row, the first from it on that tells a class
+        following[:-1] = np.minimum.accumulate(np.where(told, np.arange(rows), never)[::-1])[::-1]
+        first = following[end]
+        return np.where(first < end + self.horizon, column[np.minimum(first, rows - 1)], -1).astype(np.int64)
 
     def _blank_before(self, run: Steps) -> Steps:
         """The context of a run that nothing is known before."""
@@ -201,7 +238,7 @@ class Windowing:
         end: Int64 = np.arange(self.past, len(steps) + 1)
         if self._stride > 1:
             end = end[(steps.first + end) % self._stride == 0]
-        observed: Bool = steps.observed[:, self._targets]
+        observed = self._needed_cells(steps.observed)
         if observed.all():
             return end
         seen = _running_count(observed)
@@ -209,6 +246,12 @@ class Windowing:
         fresh = seen[end] - seen[end - self._recent] >= 1
         ends: Int64 = end[(enough & fresh).all(axis=1)]
         return ends
+
+    def _needed_cells(self, observed: Bool) -> Bool:
+        """What must have been observed where there is a window: (row, feature) -> (row, column)."""
+        if self._label is None:
+            return observed[:, self._targets]
+        return np.logical_or.reduce(observed[:, self._covariates], axis=1, keepdims=True)
 
 
 def window_digests(past_values: Float32, past_observed: Bool, future_values: Float32) -> list[str]:

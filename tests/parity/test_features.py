@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import random
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 from flows.verify import live_windows, training_windows, verify_dataset
+from models.reader import windows
 from pipelines.ingest import ingest
 from schemas.dataset import DatasetFolder
 from schemas.spec import Spec
@@ -37,10 +39,17 @@ FEATURES: list[dict[str, Any]] = [
 ]  # fmt: skip
 
 
-def feature_spec() -> Spec:
+LABELLED = [
+    {**feature, "role": {"load": "past", "sky": "label"}.get(feature["name"], feature["role"])}
+    for feature in FEATURES
+    if feature["name"] != "sky_events"
+]
+
+
+def feature_spec(features: list[dict[str, Any]] = FEATURES) -> Spec:
     return tiny_spec(
         stream={
-            "features": FEATURES,
+            "features": features,
             "time": {"field": "time", "format": "iso8601", "zone": "Europe/Berlin"},
         },
         grid={"step": "30min", "max_gap": 2, "lateness": "10min"},
@@ -128,3 +137,36 @@ def test_training_has_what_the_oracle_has(ingested: tuple[Spec, list[dict[str, s
     statics = np.array([window.static for window in oracle.windows])
     assert np.isnan(statics[:, 0]).any()  # key c is in no table
     assert len(np.unique(statics[~np.isnan(statics).any(axis=1)], axis=0)) >= 4
+
+
+def test_a_label_is_of_the_horizon_and_no_input(
+    ingested: tuple[Spec, list[dict[str, str]], Path, DatasetFolder], tmp_path: Path
+) -> None:
+    """Live windows of events without labels are those that training has."""
+    _, table, path, _ = ingested
+    spec = feature_spec(LABELLED)
+    ingest(spec, inputs=[str(path)], output=str(tmp_path / "dataset"), all_origins=True)
+    folder = DatasetFolder(tmp_path / "dataset")
+    events = [replace(event, values=(*event.values[:4], *event.values[5:])) for event in oracle_events(table)]
+    oracle = Oracle(spec, live=False).run(events)
+    found = {
+        (key.decode(), origin_ms // spec.grid.step): (past, label)
+        for batch in windows(folder, "all", batch_size=64).as_numpy_iterator()
+        for key, origin_ms, past, label in zip(
+            batch["key"], batch["origin_ms"], batch["past_values"], batch["label"], strict=True
+        )
+    }
+    assert len(found) == len(oracle.windows) > 200
+    for window in oracle.windows:
+        past, label = found[window.key, window.origin_step]
+        np.testing.assert_array_equal(past, np.array(window.values))
+        assert label == window.label
+    assert {window.label for window in oracle.windows} == {-1, 0, 1, 2}
+
+    unlabelled = tmp_path / "live.csv"
+    with unlabelled.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(table[0]))
+        writer.writeheader()
+        writer.writerows({**row, "sky": ""} for row in table)
+    parity = verify_dataset(spec, [str(unlabelled)], folder)
+    assert parity.holds, parity.lines()

@@ -24,6 +24,12 @@ FEATURES: list[dict[str, Any]] = [
     {"name": "hour", "role": "future", "calendar": "time_of_day"},
     {"name": "heat", "role": "target", "fill": "zero"},
 ]
+CLASSES: list[dict[str, Any]] = [
+    {"name": "size", "role": "label", "type": "category", "categories": ["s", "m"]},
+    {"name": "load", "role": "past"},
+    {"name": "price", "role": "future", "lead": 4, "fill": "none"},
+    {"name": "heat", "role": "static"},
+]
 
 
 def layout_spec(layout: str, features: list[dict[str, Any]] = FEATURES) -> Spec:
@@ -49,6 +55,17 @@ def events(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(path)
 
 
+def with_labels(events: str, path: Path) -> str:
+    """The events with a class in place of their size: most have none, and some one that the spec has not."""
+    draw = np.random.default_rng(6)
+    lines = Path(events).read_text().splitlines()
+    table = [line.split(",") for line in lines[1:]]
+    labels = draw.choice(["", "s", "m", "l"], len(table), p=[0.4, 0.25, 0.25, 0.1])
+    rows = [",".join([*row[:2], label, *row[3:]]) for row, label in zip(table, labels, strict=True)]
+    path.write_text("\n".join([lines[0], *rows]) + "\n")
+    return str(path)
+
+
 def delivered(folder: DatasetFolder, split: str, **options: Any) -> dict[tuple[str, int], dict[str, bytes]]:
     found = {}
     for batch in windows(folder, split, batch_size=32, **options).as_numpy_iterator():
@@ -63,8 +80,10 @@ def dataset(folder: Path, events: str, spec: Spec) -> DatasetFolder:
     return DatasetFolder(folder / spec.dataset.layout)
 
 
-@pytest.mark.parametrize("features", [FEATURES, FEATURES[1:2]], ids=["all kinds", "one target"])
+@pytest.mark.parametrize("features", [FEATURES, FEATURES[1:2], CLASSES], ids=["all kinds", "one target", "a label"])
 def test_both_layouts_deliver_the_same(features: list[dict[str, Any]], events: str, tmp_path: Path) -> None:
+    if features is CLASSES:
+        events = with_labels(events, tmp_path / "labelled.csv")
     blocks, plain = (dataset(tmp_path, events, layout_spec(layout, features)) for layout in ("block", "window"))
     assert (blocks.manifest.layout, plain.manifest.layout) == ("block", "window")
     for split in ("train", "validation", "test"):

@@ -110,10 +110,10 @@ def test_a_wrong_value_is_named(section: str, field: str, value: Any, problem: s
 def test_all_problems_come_at_once() -> None:
     document = weather()
     del document["grid"]["step"]
-    document["stream"]["features"][2]["role"] = "label"
+    document["stream"]["features"][2]["role"] = "answer"
     document["window"]["horizon"] = -1
     assert problems(document) == [
-        "spec: $.stream.features[2].role: expected 'target', 'past', 'future' or 'static', got 'label'",
+        "spec: $.stream.features[2].role: expected 'target', 'past', 'future', 'static' or 'label', got 'answer'",
         "spec: $.grid.step: expected a value, got none",
         "spec: $.window.horizon: expected greater than or equal to 1, got -1",
     ]
@@ -147,6 +147,39 @@ def test_a_feature_has_what_its_role_and_type_have(feature: dict[str, Any], prob
     features = [{"name": "load", "role": "target"}, {"name": "other", **feature}]
     with pytest.raises(SpecError, match=problem):
         tiny_spec(stream={"features": features})
+
+
+LABEL = {"name": "kind", "role": "label", "type": "category", "categories": ["a", "b"]}
+
+
+def test_a_label_takes_the_place_of_targets() -> None:
+    spec = tiny_spec(stream={"features": [LABEL, {"name": "load", "role": "past"}]})
+    assert [feature.name for feature in spec.stream.inputs] == ["load"]
+    assert spec.classes == ("a", "b")
+    assert not spec.targets
+    assert tiny_spec().stream.inputs == tiny_spec().stream.features
+    assert tiny_spec().classes == ()
+
+
+@pytest.mark.parametrize(
+    ("features", "problem"),
+    [
+        ([{**LABEL, "type": "number", "categories": []}], "a label is of the type 'category'"),
+        ([{**LABEL, "aggregate": "count"}], "a label is of the type 'category', and its aggregate is 'last'"),
+        ([LABEL, {"name": "load", "role": "target"}], "no other label and no target"),
+        ([LABEL, {**LABEL, "name": "other"}], "no other label and no target"),
+        ([LABEL, {"name": "hour", "role": "future", "calendar": "time_of_day"}], "at least one feature of the role"),
+        ([{"name": "load", "role": "past"}], "the role 'target', or one the role 'label'"),
+    ],
+)
+def test_a_stream_has_targets_or_a_label(features: list[dict[str, Any]], problem: str) -> None:
+    with pytest.raises(SpecError, match=problem):
+        tiny_spec(stream={"features": features})
+
+
+def test_one_label_is_enough() -> None:
+    with pytest.raises(SpecError, match="min_observed_target is for targets"):
+        tiny_spec(stream={"features": [LABEL, {"name": "load", "role": "past"}]}, window={"min_observed_target": 2})
 
 
 @pytest.mark.parametrize(
