@@ -152,8 +152,8 @@ def train(
 ) -> None:
     """Train the spec's model, and measure it on the test split beside its yardsticks.
 
-    Those are persistence, the season before and a linear map, or for texts the most frequent class and a classifier of
-    bigrams.
+    Those are persistence, the season before and a linear map, or for labels the most frequent class, and for texts a
+    classifier of bigrams too.
 
     Ctrl-C and SIGTERM stop the run so that --resume goes on as if nothing had happened; so does a kill, from the last
     checkpoint.
@@ -173,6 +173,16 @@ def train(
         texts = train_texts(loaded, data=data, output=output, resume=resume, quiet=as_json, checkpoint_seconds=every)
         _show(asdict(texts), as_json, texts.lines)
         return
+    if loaded.classes:
+        if kind != "one":
+            raise typer.BadParameter("--strategy is for forecasts, not for windows with a label")
+        from models.window_classes import train_classifier
+
+        found = train_classifier(
+            loaded, data=data, output=output, resume=resume, quiet=as_json, checkpoint_seconds=every
+        )
+        _show(asdict(found), as_json, found.lines)
+        return
     summary = run(
         loaded, data=data, output=output, resume=resume, quiet=as_json, checkpoint_seconds=every, strategy=kind
     )
@@ -191,17 +201,24 @@ def evaluate(
 ) -> None:
     """Measure a model on a split: scores by step, key and slice beside yardsticks, and a report to look at.
 
-    Of texts: accuracy, macro F1 and confusion beside yardsticks.
+    Of texts and of windows with a label: accuracy, macro F1 and confusion beside yardsticks.
     """
     _import_tensorflow()
     from models.exported import evaluate_exported
     from models.report import summary_lines
     from models.text.exported import evaluate_exported_texts, evaluation_lines
+    from models.window_classes import evaluate_exported_classes
+    from models.window_classes import evaluation_lines as class_lines
+    from schemas.dataset import DatasetFolder
     from schemas.text_dataset import is_text_dataset
 
     if is_text_dataset(data):
         texts = evaluate_exported_texts(model, data, split=split, output=output)
         _show(texts, as_json, lambda: evaluation_lines(texts))
+        return
+    if DatasetFolder(data).spec.classes:
+        classes = evaluate_exported_classes(model, data, split=split, output=output)
+        _show(classes, as_json, lambda: class_lines(classes))
         return
     evaluation = evaluate_exported(model, data, split=split, output=output)
     folder = output or model
@@ -455,12 +472,15 @@ def stream(
     """Consume events or documents and write predictions, exactly once."""
     from threading import Event
 
+    from schemas.spec import require_targets
     from schemas.text_spec import TextSpec, load_any_spec
     from streaming.input_topic import parse_start
 
     loaded, begin, stopping = load_any_spec(spec), parse_start(start), Event()
     if isinstance(loaded, TextSpec) and warm_from is not None:
         raise typer.BadParameter("--warm-from is for series; documents have no windows to warm")
+    if not isinstance(loaded, TextSpec):
+        require_targets(loaded, "stream")
     report = _reporter(as_json and not progress)
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda *_: stopping.set())

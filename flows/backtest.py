@@ -24,7 +24,7 @@ from typing import Any
 
 from schemas.dataset import DatasetFolder
 from schemas.errors import DatasetError, SpecError
-from schemas.spec import Spec
+from schemas.spec import Spec, require_targets
 from schemas.split_spec import DateSplit, RollingSplit
 from schemas.units import ms_to_iso
 
@@ -101,7 +101,7 @@ def backtest(
       report: is told, in words, which fold it is.
       quiet: training prints nothing.
     Raises:
-      SpecError: the split is of another kind.
+      SpecError: the split is of another kind, or the stream has no target.
       DatasetError: a fold has no windows, or a dataset in the folder is another's.
       ModelError: as `models.train.train` raises it.
       InputError: as `pipelines.ingest.ingest` raises it.
@@ -109,6 +109,7 @@ def backtest(
     from models import layout
     from models.train import train
 
+    require_targets(spec, "backtest")
     if not isinstance(spec.split, RollingSplit):
         raise SpecError(
             "$.split: expected 'by: rolling' for a backtest, got " + (spec.split.by if spec.split else "none")

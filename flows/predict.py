@@ -14,7 +14,7 @@ from pipelines.kernels.grid import Events
 from pipelines.kernels.windowing import Windowing, Windows
 from schemas.errors import InputError
 from schemas.prediction import Prediction, PredictionWriter
-from schemas.spec import Spec
+from schemas.spec import Spec, require_targets
 from schemas.units import format_duration, ms_to_iso
 from streaming.predictor import Predictor
 from streaming.serving_client import ServingClient
@@ -28,9 +28,11 @@ def predict(spec: Spec, inputs: Sequence[str], *, key: str | None = None) -> Pre
       inputs: files with the key's recent events.
       key: may be left out where the files hold one key only.
     Raises:
+      SpecError: the stream has no target.
       InputError: the files hold no such key, or too few events for a window.
       ServingError: the server has not the model, or refuses.
     """
+    require_targets(spec, "predict")
     history = History.read(spec, inputs)
     keys = sorted(set(history.key))
     if key is None and len(keys) == 1:

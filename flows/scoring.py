@@ -48,7 +48,7 @@ from schemas.errors import (
 from schemas.prediction import ModelVersion
 from schemas.section import Section
 from schemas.settings_spec import Serving
-from schemas.spec import Spec
+from schemas.spec import Spec, require_targets
 from schemas.text_spec import TextSpec
 from streaming.model_client import ModelClient
 from streaming.predictor import Predictor
@@ -122,6 +122,7 @@ def score(
       server: ... `host:port` of a model server, where the model has the spec's name.
       beam_args: Beam's options; the workers must see `output` under the same path.
     Raises:
+      SpecError: the stream has no target.
       InputError: a file cannot be used.
       DatasetError: the dataset is incomplete or of other windows, or `output` is in use.
       ModelError: there is no such model.
@@ -130,6 +131,7 @@ def score(
     """
     if bool(inputs) == bool(data) or bool(model) == bool(server):
         raise InputError("expected either input files or a dataset, and either a model or a server")
+    require_targets(spec, "score")
     given = DatasetFolder(data) if data else None
     if given:
         given.require_windows_of(spec)

@@ -79,7 +79,7 @@ class Encoding:
 
 def encode(spec: Spec, options: ForecastModel, constants: Constants, inputs: Mapping[str, Any]) -> Encoding:
     """Encodes a batch of inputs (`models.forms.input_forms`), symbolic while a model is built."""
-    columns = _Columns(spec.stream.inputs)
+    columns = _Columns(spec.stream.inputs, classified=bool(spec.classes))
     present = ops.isfinite(inputs["past_values"])
     values = ops.where(present, inputs["past_values"], 0.0)
     present = ops.cast(present, "float32")
@@ -102,6 +102,11 @@ def encode(spec: Spec, options: ForecastModel, constants: Constants, inputs: Map
     around = ops.any(_take(present, columns.beside) > 0, axis=-1)
     beside = _beside(columns, normal, values, present, observed)
     known = _known(columns, inputs["future_values"], mean, deviation) if "future_values" in inputs else None
+    horizon, width = spec.window.horizon, (len(columns.targets) if options.channels == "together" else 1)
+    if spec.classes:
+        # One answer for the window: what is known of the horizon is known of it all at once.
+        known = None if known is None else ops.reshape(known, (-1, 1, horizon * known.shape[-1]))
+        horizon, width = 1, len(spec.classes)
     static = _static(columns, inputs["static_values"], constants) if "static_values" in inputs else None
     if options.channels == "independent":
         rows = _Rows(len(columns.targets))
@@ -120,8 +125,8 @@ def encode(spec: Spec, options: ForecastModel, constants: Constants, inputs: Map
         first_step=inputs.get("first_step"),
         channel=None if rows is None else rows.number(anchor),
         channels=len(columns.targets),
-        horizon=spec.window.horizon,
-        width=(len(columns.targets) if rows is None else 1) * max(1, len(options.quantiles)),
+        horizon=horizon,
+        width=width * max(1, len(options.quantiles)),
     )
     where = columns.place(columns.targets)
     return Encoding(window, anchor, _take(mean, where), _take(deviation, where), affine)
@@ -170,13 +175,20 @@ def rising(numbers: Any, middle: int) -> Any:
 
 
 class _Columns:
-    """Which columns of a window's values are what; each list holds numbers of features."""
+    """Which columns of a window's values are what; each list holds numbers of features.
 
-    def __init__(self, features: tuple[Feature, ...]) -> None:
+    Where windows are classified, the past covariates that are numbers are what a family looks at as targets.
+    """
+
+    def __init__(self, features: tuple[Feature, ...], *, classified: bool) -> None:
         self.features = features
         self.carried = [index for index, feature in enumerate(features) if feature.calendar is None]
         self.targets = [index for index in self.carried if features[index].role == "target"]
         self.beside = [index for index in self.carried if features[index].role in ("past", "future")]
+        if classified:
+            past = [index for index in self.beside if features[index].role == "past"]
+            self.targets = [index for index in past if not features[index].categorical]
+            self.beside = [index for index in self.beside if index not in self.targets]
         self.phases = [index for index, feature in enumerate(features) if feature.calendar is not None]
         self.future = [index for index, feature in enumerate(features) if feature.role == "future"]
         self.static = [index for index, feature in enumerate(features) if feature.role == "static"]

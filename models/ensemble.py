@@ -31,7 +31,7 @@ from schemas.dataset import DatasetFolder
 from schemas.documents import parse_as
 from schemas.errors import ModelError
 from schemas.model_spec import EnsembleModel
-from schemas.spec import Spec
+from schemas.spec import Spec, require_targets
 
 Float64 = NDArray[np.float64]
 
@@ -58,6 +58,7 @@ def ensemble(
     if len(runs) < 2:
         raise ModelError(f"expected two runs or more to make an ensemble of, got {len(runs)}")
     members = [stored.load(run) for run in runs]
+    require_targets(members[0].spec, "make an ensemble")
     folder = open_dataset(members[0].spec, data)
     for run, member in zip(runs, members, strict=True):
         _require_kin(Path(run), member, members[0], folder)

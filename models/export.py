@@ -8,7 +8,9 @@ Signatures, all with a free batch dimension:
 | `serving_examples` | `examples` string (batch,): serialised `tf.Example`s | the same |
 | `describe` | `probe` int32 (batch,), any numbers | `window_fingerprint` and `spec_json`, string (batch,) |
 
-and those that the family adds (`models.families.family.Signatures`).
+and those that the family adds (`models.families.family.Signatures`). A model of windows with a label gives `label`
+string (batch,) and `scores` float32 (batch, class), which add up to 1; `describe` tells the `classes` then, string
+(batch, class), in the order of the scores.
 
 An example holds one window, with the inputs' names: `past_values` as past * feature floats in row order,
 `past_observed` as as many 0 or 1 (left out: all observed, but for NaN), `future_values` as horizon * feature floats,
@@ -26,6 +28,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from models.calibration import Calibration, calibrated
+from models.classes import LOGITS
 from models.families import FAMILIES
 from models.families.forest import YdfForest
 from models.fitting import State
@@ -81,12 +84,13 @@ def export(
         spec,
         tracked(model.variables, [*tables, *forests]),
         {
-            **{name: _signature(inner) for name, inner in models.items()},
-            EXAMPLES_SIGNATURE: _examples_signature(models[DEFAULT_SIGNATURE], forms),
+            **{name: _signature(spec, inner) for name, inner in models.items()},
+            EXAMPLES_SIGNATURE: _examples_signature(spec, models[DEFAULT_SIGNATURE], forms),
         },
         to=to,
         warmup=[_zeros(forms, batch) for batch in _WARMUP_BATCHES],
-        record=lineage,
+        record={"classes": list(spec.classes), **lineage} if spec.classes else lineage,
+        described={"classes": spec.classes} if spec.classes else None,
     )
 
 
@@ -99,20 +103,29 @@ def _of_family(spec: Spec, statistics: Statistics, model: Any) -> Mapping[str, A
     return signatures(spec, Constants.of(spec, statistics), model) if signatures is not None else {}
 
 
-def _signature(model: Any) -> Any:
-    def call(**inputs: tf.Tensor) -> dict[str, tf.Tensor]:
-        outputs: dict[str, tf.Tensor] = model(inputs, training=False)
+def _outputs(spec: Spec, model: Any, inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    outputs: dict[str, tf.Tensor] = model(inputs, training=False)
+    if LOGITS not in outputs:
         return outputs
+    logits = outputs[LOGITS]
+    return {
+        "label": tf.gather(tf.constant(spec.classes), tf.argmax(logits, axis=1)),
+        "scores": tf.nn.softmax(logits),
+    }
+
+
+def _signature(spec: Spec, model: Any) -> Any:
+    def call(**inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+        return _outputs(spec, model, inputs)
 
     return traced(call, **{name: (tensor.shape[1:], tensor.dtype) for name, tensor in model.input.items()})
 
 
-def _examples_signature(model: Any, forms: Mapping[str, TensorForm]) -> Any:
+def _examples_signature(spec: Spec, model: Any, forms: Mapping[str, TensorForm]) -> Any:
     def call(examples: tf.Tensor) -> dict[str, tf.Tensor]:
         parsed = tf.io.parse_example(examples, {name: _example_feature(form) for name, form in forms.items()})
         inputs = {name: tf.cast(parsed[name], form.dtype) for name, form in forms.items()}
-        outputs: dict[str, tf.Tensor] = model(inputs, training=False)
-        return outputs
+        return _outputs(spec, model, inputs)
 
     return traced(call, examples=((), "string"))
 

@@ -77,14 +77,11 @@ def evaluate_exported(
       ModelError: there is no such model, `output` is left out for a model without a run, or it cannot be made.
       DatasetError: the dataset is of other windows, or has no such split.
     """
-    run = Path(model) if (Path(model) / layout.EXPORT_FOLDER).is_dir() else None
-    target = Path(output) if output else run
-    if target is None:
-        raise ModelError(f"{model}: expected --output for a model that is not in its run's folder")
+    run, target = _run_of(model), target_of(model, output)
     exported, folder = load_exported(model), DatasetFolder(data)
     folder.require_windows_of(exported.spec)
     folder.split(split)
-    _make_folder(target)  # before the work, not after it
+    make_folder(target)  # before the work, not after it
     beside = yardsticks(exported.spec, folder) if _can_be_fitted(folder) else {}
     evaluation = evaluate_forecasts(exported.spec, folder, split, exported.forecast, beside)
     write_evaluation(target, exported.spec, evaluation, run)
@@ -103,7 +100,28 @@ def write_evaluation(target: Path, spec: Spec, evaluation: Evaluation, run: Path
     write_report(target / layout.REPORT_FILE, spec, evaluation, epochs=_epochs(run))
 
 
-def _make_folder(target: Path) -> None:
+def target_of(model: str | os.PathLike[str], output: str | os.PathLike[str] | None) -> Path:
+    """Where an evaluation goes: to `output`, or to the run's folder when left out.
+
+    Raises:
+      ModelError: it is left out for a model without a run.
+    """
+    target = Path(output) if output else _run_of(model)
+    if target is None:
+        raise ModelError(f"{model}: expected --output for a model that is not in its run's folder")
+    return target
+
+
+def _run_of(model: str | os.PathLike[str]) -> Path | None:
+    return Path(model) if (Path(model) / layout.EXPORT_FOLDER).is_dir() else None
+
+
+def make_folder(target: Path) -> None:
+    """Makes the folder of an evaluation.
+
+    Raises:
+      ModelError: it cannot be made.
+    """
     try:
         target.mkdir(parents=True, exist_ok=True)
     except OSError as exc:

@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 
+from models.classes import LOGITS
 from models.encoding import decode, encode
 from models.families import FAMILIES
 from models.families.family import Family, FittedFamily
@@ -40,7 +41,8 @@ def build_forecaster(
     Returns:
       A `keras.Model` from a dict of `input_forms` to a dict of outputs: `mean` float32 (batch, horizon, target), and
       `quantiles` float32 (batch, horizon, target, level) where the model has levels. All in original units; a cell of
-      `past_values` that is not finite is missing, whatever `past_observed` says.
+      `past_values` that is not finite is missing, whatever `past_observed` says. Of a stream with a label the one
+      output is `logits` float32 (batch, class).
     Raises:
       ModelError: the spec has no model, or features that its family cannot take.
     """
@@ -58,7 +60,11 @@ def build_forecaster(
             moved = family.build(options, encoding.window, portable=portable, state=state)
         else:
             moved = family.build(options, encoding.window, portable=portable)
-    outputs = decode(options, encoding, keras.ops.cast(moved, "float32"))
+    moved = keras.ops.cast(moved, "float32")
+    if spec.classes:
+        outputs = {LOGITS: keras.ops.reshape(moved, (-1, len(spec.classes)))}
+    else:
+        outputs = decode(options, encoding, moved)
     named = {name: keras.layers.Identity(name=name, dtype="float32")(output) for name, output in outputs.items()}
     return keras.Model(inputs, named, name=options.family)
 

@@ -34,7 +34,7 @@ from pipelines.kernels.metrics import skill
 from schemas.dataset import DatasetFolder
 from schemas.errors import DatasetError, ModelError
 from schemas.model_spec import EnsembleModel
-from schemas.spec import Spec
+from schemas.spec import Spec, require_targets
 from schemas.split_spec import SPLITS
 
 
@@ -84,12 +84,14 @@ def train(
       strategy: over which devices (`models.distribution`). Of several processes the chief writes the run; to resume it,
         the others must see its folder.
     Raises:
+      SpecError: the stream has no target (`models.window_classes` trains on labels).
       ModelError: the spec has no model, the folder is taken or cannot be written, the run in it is another, or the loss
         is no number any more.
       Interrupted: it was asked to stop, and can be resumed.
       DatasetError: the dataset is not the spec's, is damaged, or a split of it is empty.
     """
     started = time.perf_counter()
+    require_targets(spec, "forecast")
     distribution = Distribution(strategy)
     folder = open_dataset(spec, data)
     record = {"spec": spec.semantic_document(), "family": family_of(spec), "lineage": lineage(folder)}
@@ -230,7 +232,7 @@ def open_dataset(spec: Spec, data: str | os.PathLike[str]) -> DatasetFolder:
       ModelError: the spec has no model, or options that no forecast has.
     """
     family_of(spec)
-    if spec.training.class_weights is not None:
+    if spec.training.class_weights is not None and not spec.classes:
         raise ModelError("$.training.class_weights: expected none for a forecast, which has no classes")
     folder = DatasetFolder(data)
     folder.require_windows_of(spec)

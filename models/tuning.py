@@ -32,7 +32,7 @@ from schemas.dataset import DatasetFolder
 from schemas.errors import Interrupted, ModelError, SpecError
 from schemas.search_space import SearchSpace, with_values
 from schemas.section import Count, Section
-from schemas.spec import Spec, parse_spec
+from schemas.spec import Spec, parse_spec, require_targets
 
 FACTOR = 3
 """Of successive halving: one in so many goes on, with so many times as much."""
@@ -103,6 +103,7 @@ def tune(
       Interrupted: it was asked to stop, and can be resumed.
     """
     spec = parse_spec(document)
+    require_targets(spec, "tune")
     dataset = open_dataset(spec, data)
     folder = Path(output)
     candidates = list(_candidates(document, space, search))

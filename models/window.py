@@ -26,6 +26,9 @@ class EncodedWindow:
     `channel` int32 (n,): which target a row is, below `channels`; None where the targets are forecast together.
     `horizon`: the steps to forecast; `width`: the numbers to forecast for each of them, one for each of the row's
     targets and each level.
+
+    Where windows are classified, the past covariates that are numbers stand where targets would, and the whole horizon
+    is one step, whose numbers are the logits of the classes.
     """
 
     past: Any

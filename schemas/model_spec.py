@@ -62,6 +62,12 @@ class ForecastModel(Section):
         """Whether the model must be told the number of each window's first step."""
         return False
 
+    def no_classifier(self) -> str | None:
+        """What of it makes sense for forecasts alone, if anything."""
+        if self.channels == "independent" or self.reversible or self.quantiles:
+            return "'channels: independent', 'reversible' or 'quantiles'"
+        return None
+
     def reaches(self, step_ms: int) -> dict[str, int]:  # noqa: ARG002
         """How many steps before the origin its fields ask for, by field; at most those of a window's past."""
         return {}
@@ -193,6 +199,10 @@ class HierarchicalModel(ForecastModel):
         """Whether the model must be told the number of each window's first step."""
         return self.cacheable
 
+    def no_classifier(self) -> str | None:
+        """What of it makes sense for forecasts alone, if anything."""
+        return "'cacheable'" if self.cacheable else super().no_classifier()
+
 
 class FittedModel(ForecastModel):
     """What the families share that are fitted without descent."""
@@ -202,6 +212,10 @@ class FittedModel(ForecastModel):
         if self.reversible or self.quantiles:
             raise ValueError("a family that is fitted without descent has neither 'reversible' nor 'quantiles'")
         return self
+
+    def no_classifier(self) -> str | None:
+        """All of it."""
+        return "a family that is fitted without descent"
 
 
 class PersistenceModel(FittedModel):
@@ -315,6 +329,10 @@ class EnsembleModel(ForecastModel):
     def sections(self) -> tuple[SingleModel, ...]:
         """The members."""
         return tuple(_SINGLE.validate_python(member) for member in self.members)
+
+    def no_classifier(self) -> str | None:
+        """All of it."""
+        return "an ensemble"
 
     @property
     def on_absolute_steps(self) -> bool:

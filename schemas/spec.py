@@ -65,6 +65,16 @@ class Spec(Section):
         return self
 
     @model_validator(mode="after")
+    def _a_classifier_forecasts_nothing(self) -> Self:
+        if self.stream.label is None:
+            return self
+        if self.uncertainty.intervals or self.evaluation.slices:
+            raise ValueError("$.uncertainty.intervals and $.evaluation.slices are for forecasts, not for a label")
+        if self.model is not None and (problem := self.model.no_classifier()):
+            raise ValueError(f"$.model: {problem} does not go with a label")
+        return self
+
+    @model_validator(mode="after")
     def _summaries_see_the_last_value(self) -> Self:
         model, needed = self.model, self.grid.max_gap + 1
         if isinstance(model, HierarchicalModel) and model.cacheable and model.recent < min(needed, self.window.past):
@@ -197,6 +207,16 @@ def parse_spec(document: Mapping[str, Any], *, where: str = "spec") -> Spec:
       SpecError: one line for each problem.
     """
     return parse_as(Spec, document, where=where)
+
+
+def require_targets(spec: Spec, verb: str) -> None:
+    """Checks that a spec forecasts, for what does not classify.
+
+    Raises:
+      SpecError: its stream has a label.
+    """
+    if spec.stream.label is not None:
+        raise SpecError(f"$.stream.features: expected a target to {verb}, got the label '{spec.stream.label.name}'")
 
 
 def served_levels(spec_json: str) -> tuple[float, ...]:

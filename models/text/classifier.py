@@ -8,6 +8,7 @@ from typing import Any
 import keras
 from keras import layers, ops
 
+from models.classes import LOGITS
 from models.text.encoded import EncodedText
 from models.text.families import TEXT_FAMILIES
 from models.text.naive_bayes import NgramWeights
@@ -17,7 +18,6 @@ from schemas.text_spec import TextSpec
 
 IDS = "ids"
 NGRAMS = "ngrams"
-LOGITS = "logits"
 
 NGRAM_BRANCH = "ngram_branch"
 """The layer's name."""

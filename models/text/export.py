@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from models.classes import LOGITS
 from models.saved_model import DEFAULT_SIGNATURE, EXAMPLES_SIGNATURE, traced, tracked, write_saved_model
-from models.text.classifier import LOGITS
 from models.text.graph import TextGraph
 from models.text.stored import TextClassifier
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from models import layout
 from models.class_weights import class_weights
+from models.classes import confusion_lines, score_line, yardstick_line
 from models.run_folder import write_json
 from models.saved_model import DEFAULT_SIGNATURE
 from models.text.classifier import bigrams_of
@@ -23,8 +24,6 @@ from schemas.errors import DatasetError, ModelError
 from schemas.text_dataset import TextDatasetFolder
 from schemas.text_model_spec import Bigrams
 from schemas.text_spec import parse_text_spec
-
-_CORNER = "is / said"
 
 
 def evaluate_exported_texts(
@@ -86,24 +85,10 @@ def evaluate_exported_texts(
 
 def evaluation_lines(document: Mapping[str, Any]) -> list[str]:
     """An evaluation in words: accuracy beside the yardsticks, and the confusion of up to twelve classes."""
-    majority, bigrams = document["majority"], document["bigrams"]
-    others = f"macro F1 {document['macro_f1']:.4f}, cross-entropy {document['cross_entropy']:.4f}"
-    lines = [
-        f"{document['documents']} documents of {document['split']}: accuracy {document['accuracy']:.2%}, {others}",
-        f"always '{majority['class']}': {majority['accuracy']:.2%}{_skill(majority)}",
-        f"bigrams: {bigrams['accuracy']:.2%}{_skill(bigrams)}",
+    majority = document["majority"]
+    return [
+        score_line(f"{document['documents']} documents of {document['split']}", document),
+        yardstick_line(f"always '{majority['class']}'", majority),
+        yardstick_line("bigrams", document["bigrams"]),
+        *confusion_lines(document),
     ]
-    return [*lines, *_confusion(document["classes"], document["confusion"])]
-
-
-def _skill(yardstick: Mapping[str, Any]) -> str:
-    return "" if yardstick["skill"] is None else f" (skill {yardstick['skill']:+.1%})"
-
-
-def _confusion(classes: Sequence[str], counts: Sequence[Sequence[int]]) -> list[str]:
-    if len(classes) > 12:
-        return []
-    width = max(6, *(len(name) + 2 for name in classes))
-    first = max(len(_CORNER), *map(len, classes))
-    table = [(_CORNER, classes), *zip(classes, counts, strict=True)]
-    return [f"{name:<{first}}" + "".join(f"{cell:>{width}}" for cell in cells) for name, cells in table]

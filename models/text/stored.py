@@ -13,7 +13,8 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from models import layout
-from models.text.classifier import IDS, LOGITS, NGRAMS, Sizes, bigrams_of, build_classifier
+from models.classes import LOGITS
+from models.text.classifier import IDS, NGRAMS, Sizes, bigrams_of, build_classifier
 from models.text.ngrams import NgramGraph
 from schemas.errors import ModelError
 from schemas.text_spec import TextSpec, parse_text_spec, token_count

@@ -13,18 +13,18 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from keras import ops
 from numpy.typing import NDArray
 from rich.console import Console
 
 from models import layout
 from models.class_weights import class_weights
-from models.descent import CHECKPOINT_SECONDS, Descent, Feed, Objective, descend
+from models.classes import cross_entropy
+from models.descent import CHECKPOINT_SECONDS, Descent, Feed, descend
 from models.precision import computing_in
 from models.reader import batches_of
 from models.run_folder import check_file, open_run, write_json
 from models.text import stored
-from models.text.classifier import LOGITS, NGRAM_BRANCH, bigrams_of
+from models.text.classifier import NGRAM_BRANCH, bigrams_of
 from models.text.evaluation import Scores, evaluate_texts
 from models.text.export import export_classifier
 from models.text.reader import documents
@@ -199,7 +199,7 @@ def _fit(
     descent = descend(
         classifier.model,
         options,
-        Objective(_cross_entropy, {"accuracy": _hits}),
+        cross_entropy(),
         Feed(lambda seed: batches("train", seed), steps("train"), batches("validation"), steps("validation")),
         run=run,
         console=console,
@@ -208,14 +208,6 @@ def _fit(
     )
     stored.save(run, classifier)
     return descent
-
-
-def _cross_entropy(labels: Any, outputs: Any) -> Any:
-    return ops.sparse_categorical_crossentropy(labels, outputs[LOGITS], from_logits=True)
-
-
-def _hits(labels: Any, outputs: Any) -> Any:
-    return ops.cast(ops.argmax(outputs[LOGITS], axis=-1) == ops.cast(labels, "int32"), "float32")
 
 
 def _validation_error(folder: TextDatasetFolder, yardstick: Yardstick) -> float:

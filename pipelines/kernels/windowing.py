@@ -197,7 +197,7 @@ class Windowing:
         return np.where(seen.any(axis=1), value, np.float32(np.nan))
 
     def labelled(self, windows: Windows) -> Bool:
-        """bool (window,): whose horizon lies within the run and has every target observed in enough steps, or a label."""
+        """bool (window,): whose horizon lies within the run and has a label, or every target in enough steps."""
         if self._label is not None:
             told: Bool = self.labels(windows.steps, windows.end) >= 0
             return told & (windows.end + self.horizon <= len(windows.steps))
