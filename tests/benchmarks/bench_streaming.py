@@ -174,6 +174,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measure the live path.")
     parser.add_argument("--only", nargs="+", choices=CELLS, default=list(CELLS))
     parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--quick", action="store_true", help="a tenth of the events in the cells under load")
     parser.add_argument("--json", type=Path, help="also write the result to this file")
     arguments = parser.parse_args()
     results: dict[str, Any] = {}
@@ -183,7 +184,7 @@ def main() -> None:
         stack.callback(node.stop)
         bootstrap = node.start(Ports(0, 0)).endpoints["bootstrap"]
         for name in arguments.only:
-            results[name] = CELLS[name](Bench(bootstrap, folder, arguments.repeat))
+            results[name] = CELLS[name](Bench(bootstrap, folder, arguments.repeat, quick=arguments.quick))
             print(f"{name}: {json.dumps(results[name])}", file=sys.stderr, flush=True)
     text = json.dumps(results, indent=2)
     print(text)
