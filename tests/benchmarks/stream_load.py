@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from threading import Event, Thread
 from typing import Any
 
@@ -26,6 +27,8 @@ from streaming.serving_client import predict_request
 from tests.benchmarks.stream_parts import START_MS, STEP_MS, Bench, Stream, as_json, medians, series
 
 EARLIEST = ("--from", "earliest")
+_FIRST_STEPS = count(START_MS // STEP_MS, 10_000)
+"""Each load is later than the one before it, which is still in the topic."""
 LSTM = {"family": "lstm", "segment": 1}
 
 
@@ -102,9 +105,9 @@ def hostile(bench: Bench) -> dict[str, Any]:
     clean, mixed = bench.stream(features=5, past=64), bench.stream(features=5, past=64)
     clean.send(iter(good))
     sent = Counter(_mixed_in(mixed, good))
-    count = sent.total()
+    sent_count = sent.total()
     rounds, predictions = [], []
-    for stream, size in ((clean, len(good)), (mixed, len(good) + count)):
+    for stream, size in ((clean, len(good)), (mixed, len(good) + sent_count)):
         with stream.instant_model():
             rounds.append([_rate(stream, size) for _ in range(bench.repeat)])
             consumer = stream.start(*EARLIEST, "--until-end")
@@ -118,12 +121,12 @@ def hostile(bench: Bench) -> dict[str, Any]:
         "events": len(good),
         "hostile": dict(sent),
         "dead_letters": dict(letters),
-        "lost": count - letters.total(),
+        "lost": sent_count - letters.total(),
         "predictions": len(predictions[0]),
         "predictions_unchanged": predictions[0] == predictions[1],
         "clean_per_s": round(per_s[0]),
         "mixed_per_s": round(per_s[1]),
-        "times_as_long": round((len(good) + count) / len(good) * per_s[0] / per_s[1], 3),
+        "times_as_long": round((len(good) + sent_count) / len(good) * per_s[0] / per_s[1], 3),
     }
 
 
@@ -159,7 +162,7 @@ def _latencies(stream: Stream, rate: int, *plain: str) -> dict[str, float]:
     stop = Event()
     listener = Thread(target=_listen, args=(own, shift_ms, heard, stop))
     listener.start()
-    first = time.time_ns() // (STEP_MS * 10**6) - 10**6
+    first = next(_FIRST_STEPS)
     try:
         with own.producer(linger_ms=0) as producer:
 
@@ -301,8 +304,8 @@ def _stages(spec: Spec, keys: int, events: int) -> dict[str, float]:
     source = enumerate(series(keys, steps, len(reader.fields)))
     now_ms = time.time_ns() // 10**6
 
-    def records(count: int) -> list[_Record]:
-        taken = (one for one, _ in zip(source, range(count), strict=False))
+    def records(most: int) -> list[_Record]:
+        taken = (one for one, _ in zip(source, range(most), strict=False))
         return [_Record(offset, key.encode(), as_json(key, at, values)) for offset, (key, at, values) in taken]
 
     for start in range(0, warm, poll):
