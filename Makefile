@@ -33,7 +33,7 @@ demo: $(READY) ## Run the whole path on real data: ingest, train, push, serve, s
 
 .PHONY: test
 test: $(READY) ## Run the tests, with a real Kafka and the real model server
-	@$(BIN)/python -m pytest -q --numprocesses $(PROCESSES) --dist loadfile --durations=10
+	@$(BIN)/python -m pytest -q --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder --durations=10
 
 .PHONY: test-slow
 test-slow: $(READY) ## Run the long tests and soaks too
