@@ -102,6 +102,21 @@ class Kafka(Section):
     max_poll_records: Count = 2000
 
 
+class Shadow(Section):
+    """An older version predicts some of the windows too, as long as the server has one beside the one that answers."""
+
+    share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Of the windows, by a hash of key and origin."""
+
+
+class Canary(Section):
+    """Another version answers for some of the keys, as long as the server gives it this label."""
+
+    label: Name = "canary"
+    share: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """Of the keys, by a hash of the key."""
+
+
 class Serving(Section):
     """TF Serving, or the embedded model server."""
 
@@ -117,6 +132,10 @@ class Serving(Section):
     max_in_flight: Count = 4
     """Requests that are under way at once."""
     tls: Tls | None = None
+    shadow: Shadow | None = None
+    canary: Canary | None = None
+    config_file: str | None = None
+    """The server's model config file, where it is not `models.config` in the model's folder."""
 
     @model_validator(mode="after")
     def _one_choice(self) -> Self:
