@@ -351,27 +351,18 @@ def score(
     if bool(inputs) == bool(data) or bool(model) == bool(server):
         raise typer.BadParameter("expected --input or --data, and --model or --server")
     loaded = load_any_spec(spec)
+    what: dict[str, Any] = {
+        "inputs": inputs or (),
+        "data": data,
+        "model": model,
+        "server": server,
+        "beam_args": context.args,
+    }
     if isinstance(loaded, TextSpec):
-        texts = score_texts(
-            loaded,
-            output=str(output),
-            inputs=inputs or (),
-            data=data,
-            model=model,
-            server=server,
-            beam_args=context.args,
-        )
+        texts = score_texts(loaded, output=str(output), **what)
         _show(texts.model_dump(mode="json"), as_json, lambda: texts.lines(output))
         return
-    summary = run(
-        loaded,
-        output=str(output),
-        inputs=inputs or (),
-        data=data,
-        model=model,
-        server=server,
-        beam_args=context.args,
-    )
+    summary = run(loaded, output=str(output), **what)
 
     def lines() -> list[str]:
         version = f"{summary.model.name} version {summary.model.version}"

@@ -25,21 +25,30 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from apache_beam.utils.shared import Shared
 
 from flows.dataset_windows import read_tfrecords
-from flows.saved_model_client import SavedModelClient
-from flows.scoring import DEAD_LETTERS, MANIFEST_FILE, PATIENCE_S, ScoredFile, connector, raise_failure, telling
+from flows.scoring_job import (
+    DEAD_LETTERS,
+    PATIENCE_S,
+    ScoredFile,
+    ScoringClient,
+    ScoringJob,
+    Shard,
+    require_one_source,
+    shards,
+    telling,
+    write_manifest,
+)
 from flows.text_predict import batches, text_inputs
-from pipelines.beam_job import run_pipeline
 from pipelines.dataset_writer import building
 from pipelines.sink import replacing
 from pipelines.sources.files import InputFile, match_files, open_input
@@ -50,18 +59,14 @@ from schemas.section import Section
 from schemas.text_dataset import TEXT, TEXT_LABEL, TEXT_SOURCE, DocumentCounts, TextDatasetFolder
 from schemas.text_spec import TextSpec
 from streaming.model_client import Answer
-from streaming.serving_client import ServingClient
 from streaming.serving_protos import Example
 
 PORTION_DOCUMENTS = 4_096
 PORTION_CHARACTERS = 16 << 20
 """A portion ends with the document in which it comes to so many of either."""
 
-_FAILURE_FILE = "_failure.json"
 _REPORTS = "_reports"
 _ROLE = "champion"
-
-TextClient = SavedModelClient | ServingClient
 
 
 class TextScoringSummary(Section):
@@ -115,35 +120,23 @@ def score_texts(
       FingerprintMismatch: the model was made for other texts.
       ServingError: the server has not the model, refuses, or stayed away.
     """
-    if bool(inputs) == bool(data) or bool(model) == bool(server):
-        raise InputError("expected either input files or a dataset, and either a model or a server")
+    require_one_source(inputs, data, model, server)
     dataset = TextDatasetFolder(data) if data else None
     files = () if dataset else match_files(inputs)
-    shared, connect = Shared(), connector(spec, model, server)
-    client = shared.acquire(connect)  # held until the end, so that workers in this process share it
+    job = ScoringJob(spec, model, server, beam_args)
     with building(Path(output).absolute(), overwrite=False) as folder:
-        workers = ClassifyFn(spec, folder, shared, connect)
 
-        def build(pipeline: beam.Pipeline) -> None:
+        def source(pipeline: beam.Pipeline) -> beam.PCollection:
             if dataset is None:
                 (folder / _REPORTS).mkdir()
-                read = pipeline | "Files" >> beam.Create(files) | "Read" >> beam.ParDo(ReadDocumentsFn(spec, folder))
-            else:
-                shards = [
-                    (split, number, path.absolute())
-                    for split in dataset.manifest.splits
-                    for number, path in enumerate(dataset.shard_paths(split))
-                ]
-                reader = ReadShardFn(dataset.manifest.classes, workers.failure)
-                read = pipeline | "Shards" >> beam.Create(shards) | "Read" >> beam.ParDo(reader)
-            _ = read | "Spread" >> beam.Reshuffle() | "Classify" >> beam.ParDo(workers)
+                return pipeline | "Files" >> beam.Create(files) | "Read" >> beam.ParDo(ReadDocumentsFn(spec, folder))
+            reader = ReadShardFn(dataset.manifest.classes, folder)
+            return pipeline | "Shards" >> beam.Create(shards(dataset)) | "Read" >> beam.ParDo(reader)
 
-        run_pipeline(build, beam_args)
-        raise_failure(workers.failure)
+        job.run(folder, source, partial(_table, spec))
         counts = _take_reports(folder / _REPORTS) if dataset is None else dataset.manifest.documents
         summary = _summary(spec, counts, folder)
-        (folder / MANIFEST_FILE).write_text(summary.model_dump_json(indent=2) + "\n")
-    del client
+        write_manifest(folder, summary)
     return summary
 
 
@@ -169,7 +162,7 @@ class ReadDocumentsFn(beam.DoFn):  # type: ignore[misc]
                     reasons[found[1].reason] += 1
                     dead.append(found[1].json_line())
 
-        with telling(self._folder / _FAILURE_FILE), open_input(file.path) as opened:
+        with telling(self._folder), open_input(file.path) as opened:
             yield from _portions(f"{file.name}-{file.index:05d}", documents())
         if dead:
             (self._folder / DEAD_LETTERS).mkdir(exist_ok=True)
@@ -185,11 +178,11 @@ class ReadDocumentsFn(beam.DoFn):  # type: ignore[misc]
 class ReadShardFn(beam.DoFn):  # type: ignore[misc]
     """Cuts the shards of a dataset into portions."""
 
-    def __init__(self, classes: Sequence[str], failure: Path) -> None:
-        self._classes, self._failure = classes, failure
+    def __init__(self, classes: Sequence[str], folder: Path) -> None:
+        self._classes, self._folder = classes, folder
 
-    def process(self, element: tuple[str, int, Path]) -> Iterator[TextPortion]:
-        """Takes (split, number of the shard, its file)."""
+    def process(self, element: Shard) -> Iterator[TextPortion]:
+        """Takes a shard."""
         split, number, path = element
 
         def documents() -> Iterator[tuple[str, str, str]]:
@@ -198,31 +191,11 @@ class ReadShardFn(beam.DoFn):  # type: ignore[misc]
                 source, text = (feature[name].bytes_list.value[0].decode() for name in (TEXT_SOURCE, TEXT))
                 yield source, self._classes[feature[TEXT_LABEL].int64_list.value[0]], text
 
-        with telling(self._failure):
+        with telling(self._folder):
             yield from _portions(f"{split}-{number:05d}", documents())
 
 
-class ClassifyFn(beam.DoFn):  # type: ignore[misc]
-    """Classifies the documents of a portion and writes its file."""
-
-    def __init__(self, spec: TextSpec, folder: Path, shared: Shared, connect: Callable[[], TextClient]) -> None:
-        self._spec, self._folder = spec, folder
-        self._shared, self._connect = shared, connect
-        self.failure = folder / _FAILURE_FILE
-
-    def process(self, portion: TextPortion) -> None:
-        """Takes a portion; after a failure, what is left to do is left."""
-        if self.failure.exists():
-            return
-        with telling(self.failure):
-            client = self._shared.acquire(self._connect)
-            texts = [text for _, _, text in portion.documents]
-            answers = [_ask(client, part) for part in batches(texts, self._spec.serving.max_batch)]
-            with replacing(self._folder / portion.file) as file:
-                pq.write_table(_table(self._spec, client, portion, answers), file, compression="zstd")
-
-
-def _ask(client: TextClient, texts: Sequence[str]) -> Answer:
+def _ask(client: ScoringClient, texts: Sequence[str]) -> Answer:
     """Asks, and again while the server is away, for `PATIENCE_S`."""
     until, pause = time.monotonic() + PATIENCE_S, 0.1
     while True:
@@ -248,8 +221,9 @@ def _portions(name: str, documents: Iterator[tuple[str, str, str]]) -> Iterator[
         yield TextPortion(f"{name}-{number:05d}.parquet", tuple(waiting))
 
 
-def _table(spec: TextSpec, client: TextClient, portion: TextPortion, answers: Sequence[Answer]) -> pa.Table:
-    sources, actual, _ = zip(*portion.documents, strict=True)
+def _table(spec: TextSpec, client: ScoringClient, portion: TextPortion) -> pa.Table:
+    sources, actual, texts = zip(*portion.documents, strict=True)
+    answers = [_ask(client, part) for part in batches(texts, spec.serving.max_batch)]
     count, version = len(sources), answers[0].version
     labels = np.concatenate([answer.outputs["label"] for answer in answers])
     scores = np.concatenate([answer.outputs["scores"] for answer in answers])
@@ -292,7 +266,7 @@ def _summary(spec: TextSpec, counts: DocumentCounts, folder: Path) -> TextScorin
         table = pq.read_table(path, columns=["label", "actual", "model_name", "model_version", "window_fingerprint"])
         label, actual, *who = (column.to_pylist() for column in table.columns)
         model = model or ModelVersion(*(column[0] for column in who))
-        files.append(ScoredFile(path=path.name, split=path.name.rsplit("-", 2)[0], predictions=len(label)))
+        files.append(ScoredFile.of(path, len(label)))
         by_label.update(label)
         told += sum(name is not None for name in actual)
         right += sum(one == other for one, other in zip(label, actual, strict=True))

@@ -112,14 +112,26 @@ class LstmModel(ForecastModel):
     dropout: Dropout = 0.0
 
 
-class AttentionModel(ForecastModel):
+class MultiHeadModel(ForecastModel):
+    """What families of several attention heads share."""
+
+    units: Count = 64
+    """Width of a token, of which `heads` is a divisor."""
+    heads: Count = 4
+    """Of each attention."""
+
+    @model_validator(mode="after")
+    def _heads_divide_the_units(self) -> Self:
+        if self.units % self.heads:
+            raise ValueError(f"heads must divide units; {self.heads} does not divide {self.units}")
+        return self
+
+
+class AttentionModel(MultiHeadModel):
     """A Transformer encoder over patches of the past."""
 
     family: Literal["attention"]
-    units: Count = 64
     layers: Count = 2
-    heads: Count = 4
-    """Of each attention; it divides the units."""
     feed_forward: Count = 128
     """Width of the net after each attention."""
     patch: Count = 16
@@ -130,12 +142,6 @@ class AttentionModel(ForecastModel):
     """What is normalised before each part: each token by itself, or each channel over the batch."""
     activation: Activation = "gelu"
     dropout: Dropout = 0.0
-
-    @model_validator(mode="after")
-    def _heads_divide_the_units(self) -> Self:
-        if self.units % self.heads:
-            raise ValueError(f"heads must divide units; {self.heads} does not divide {self.units}")
-        return self
 
 
 class CnnModel(ForecastModel):
@@ -158,13 +164,10 @@ class CnnModel(ForecastModel):
     dropout: Dropout = 0.0
 
 
-class HierarchicalModel(ForecastModel):
+class HierarchicalModel(MultiHeadModel):
     """Levels of attention over chunks of the past, for tens of thousands of steps."""
 
     family: Literal["hierarchical"]
-    units: Count = 64
-    """Width of a token, of which `heads` is a divisor."""
-    heads: Count = 4
     layers: Count = 1
     """Encoder blocks of each level."""
     patch: Count = 8
@@ -178,9 +181,7 @@ class HierarchicalModel(ForecastModel):
     """Whether chunks are cut on absolute steps, so that their summaries can be kept from one window to the next."""
 
     @model_validator(mode="after")
-    def _fits_together(self) -> Self:
-        if self.units % self.heads:
-            raise ValueError(f"expected units that are a multiple of the {self.heads} heads, got {self.units}")
+    def _is_cacheable(self) -> Self:
         if not self.cacheable:
             return self
         needed = {"scaling": ("shared", "per_key"), "channels": ("together",), "anchor": ("last", "none")}
