@@ -7,7 +7,8 @@
       run/NAME.json          the pid file of each process that was started
       log/NAME.log           what it printed; NAME.log.1 is the run before
 
-Only a folder with the marker is ever written to or looked at.
+Only a folder with the marker is ever written to or looked at. One named `.tidegauge` is ours by its name: datasets,
+runs and models may lie there before anything is started.
 """
 
 from __future__ import annotations
@@ -19,18 +20,19 @@ from pathlib import Path
 from schemas.errors import LocalStackError
 
 MARKER = "tidegauge-state.json"
+NAME = ".tidegauge"
 
 
 def default_state_dir() -> Path:
     """`$TIDEGAUGE_HOME`, else `.tidegauge` in the current folder; absolute, and not created here."""
-    return Path(os.environ.get("TIDEGAUGE_HOME") or ".tidegauge").expanduser().absolute()
+    return Path(os.environ.get("TIDEGAUGE_HOME") or NAME).expanduser().absolute()
 
 
 def claim(state_dir: Path) -> Path:
     """Creates the folder, or checks that it is ours.
 
     Args:
-        state_dir: A folder that does not exist, is empty, or was claimed before.
+        state_dir: A folder that does not exist, is empty, was claimed before, or is ours by its name.
 
     Returns:
         Its absolute path.
@@ -44,7 +46,7 @@ def claim(state_dir: Path) -> Path:
     try:
         state_dir.mkdir(parents=True, exist_ok=True)
         foreign = next(state_dir.iterdir(), None)
-        if foreign is not None:
+        if foreign is not None and state_dir.name != NAME:
             raise LocalStackError(
                 f"{state_dir} is not a Tidegauge state folder: it has no {MARKER} but holds {foreign.name}; "
                 "name an empty or a new folder"

@@ -24,6 +24,13 @@ def test_refuses_a_folder_of_someone_else_and_leaves_it_alone(tmp_path: Path) ->
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+def test_the_default_folder_may_hold_models_before_anything_was_started(tmp_path: Path) -> None:
+    models = tmp_path / ".tidegauge" / "models"
+    models.mkdir(parents=True)
+
+    assert is_claimed(claim(models.parent))
+
+
 def test_refuses_what_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(LocalStackError, match="cannot be used"):
