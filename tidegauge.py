@@ -411,6 +411,42 @@ def serve(spec: SpecFile) -> None:
     raise typer.Exit(serve_models(model_server_args(load_any_spec(spec))))
 
 
+@app.command(name="serving-config")
+def serving_config(
+    spec: SpecFile,
+    output: Annotated[Path, typer.Option("--output", help="A folder for the files.")],
+    models: Annotated[str, typer.Option(help="The models' folder as the server sees it.")] = "/models",
+    label: Annotated[
+        list[str] | None, typer.Option("--label", help="NAME=VERSION for the server to know; several may be given.")
+    ] = None,
+    server_key: Annotated[Path | None, typer.Option(help="With `serving.tls`: the server's key (PEM), ...")] = None,
+    server_certificate: Annotated[Path | None, typer.Option(help="... its certificate, ...")] = None,
+    client_ca: Annotated[Path | None, typer.Option(help="... and the authority of clients' certificates.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write TensorFlow Serving's config files for the spec's model, and print the flags to start a server with."""
+    from flows.serving_config import ServerIdentity, write_serving_config
+    from schemas.text_spec import load_any_spec
+
+    labels = {}
+    for given in label or ():
+        name, _, version = given.partition("=")
+        if not name or not version.isdecimal():
+            raise typer.BadParameter(f"--label: expected NAME=VERSION, got '{given}'")
+        labels[name] = int(version)
+    if (server_key is None) != (server_certificate is None) or (client_ca and not server_key):
+        raise typer.BadParameter("expected --server-key and --server-certificate together, and --client-ca with them")
+    identity = None
+    if server_key is not None and server_certificate is not None:
+        identity = ServerIdentity(server_key, server_certificate, client_ca)
+    written = write_serving_config(load_any_spec(spec), output, models=models, labels=labels, identity=identity)
+    _show(
+        {"files": {flag: str(path) for flag, path in written.files.items()}, "flags": written.flags},
+        as_json,
+        lambda: written.flags,
+    )
+
+
 # --- live ---
 
 

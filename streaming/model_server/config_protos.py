@@ -13,6 +13,9 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, te
 
 from streaming.model_server.status import invalid_argument, not_found
 
+METRICS_PATH = "/monitoring/prometheus/metrics"
+"""Where TensorFlow Serving shows its metrics unless a MonitoringConfig says otherwise."""
+
 _PACKAGE = "tidegauge.serving_config"
 _Field = descriptor_pb2.FieldDescriptorProto
 _SCALARS = {"bool": _Field.TYPE_BOOL, "int64": _Field.TYPE_INT64, "string": _Field.TYPE_STRING}
@@ -35,6 +38,11 @@ _MESSAGES: Mapping[str, Mapping[str, str]] = {
 }
 
 
+def new_config(kind: str) -> Any:
+    """An empty message: `BatchingParameters`, `SSLConfig` or `MonitoringConfig`."""
+    return message_factory.GetMessageClass(_pool.FindMessageTypeByName(f"{_PACKAGE}.{kind}"))()
+
+
 def read_config(kind: str, path: Path) -> Any:
     """Reads a text-format message.
 
@@ -45,9 +53,8 @@ def read_config(kind: str, path: Path) -> Any:
     Raises:
       StatusError: NOT_FOUND for a file that cannot be read, INVALID_ARGUMENT for one that does not parse.
     """
-    message = message_factory.GetMessageClass(_pool.FindMessageTypeByName(f"{_PACKAGE}.{kind}"))()
     try:
-        return text_format.Parse(path.read_text(encoding="utf-8"), message)
+        return text_format.Parse(path.read_text(encoding="utf-8"), new_config(kind))
     except OSError as error:
         raise not_found(f"{path}: {error.strerror}") from error
     except (text_format.ParseError, UnicodeDecodeError) as error:

@@ -11,7 +11,7 @@ from typing import Any
 
 from streaming.model_server.batching_parameters import BatchingParameters, batching_parameters
 from streaming.model_server.batching_session import BatchingExecution, BatchScheduler
-from streaming.model_server.config_protos import read_config
+from streaming.model_server.config_protos import METRICS_PATH, read_config
 from streaming.model_server.flags import Flags
 from streaming.model_server.grpc_server import GrpcServer, server_credentials
 from streaming.model_server.http_rest_api import HttpRestApi
@@ -29,7 +29,6 @@ from streaming.serving_protos import ModelServerConfig
 _log = logging.getLogger(__name__)
 
 _PER_MODEL_PARAMETERS = "batching_params.pbtxt"
-_METRICS_PATH = "/monitoring/prometheus/metrics"
 _READINESS_POLL_S = 0.1
 
 
@@ -191,4 +190,4 @@ def _read_credentials(path: Path) -> Any:
 
 def _read_metrics_path(path: Path) -> str | None:
     config = read_config("MonitoringConfig", path).prometheus_config
-    return (config.path or _METRICS_PATH) if config.enable else None
+    return (config.path or METRICS_PATH) if config.enable else None

@@ -1,27 +1,36 @@
-"""A Kafka that asks who we are: TLS with certificates of our own making, SASL, and secrets that stay secret."""
+"""A stack that asks who we are: TLS with certificates of our own making, SASL, and secrets that stay secret."""
 
 from __future__ import annotations
 
 import io
+import json
 import logging
-from collections.abc import Callable
+import subprocess
+import urllib.request
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 import yaml
 from kafka import KafkaAdminClient
 from kafka.admin import ScramMechanism, UserScramCredentialUpsertion
 
+from deploy.local.ports import free_port
+from flows.serving_config import ServerIdentity, write_serving_config
 from flows.verify import read_predictions
 from pipelines.sources.kafka_source import match_ranges
 from schemas.errors import BrokerError, SpecError
 from schemas.settings_spec import Kafka as KafkaSection
 from schemas.spec import load_spec, parse_spec
+from streaming.model_server.config_protos import METRICS_PATH
+from streaming.serving_protos import GetModelStatusRequest, ModelServiceStub
 from streaming.topics import TopicAdmin, connect
 from tests.certificates import Certificates
+from tests.conformance.server_process import ServerProcess
 from tests.conftest import Kafka
-from tests.e2e.conftest import LiveStream
+from tests.e2e.conftest import MODEL, LiveStream, Models
 from tests.e2e.test_stream import assert_exactly_once, history, send
 from tests.specs import tiny_spec
 
@@ -94,23 +103,60 @@ def test_who_is_not_let_in(
     assert password not in str(caught.value)
 
 
+@pytest.fixture
+def secured_models(
+    models: Models, certificates: Certificates, tmp_path: Path
+) -> Iterator[tuple[ServerProcess, dict[str, Any]]]:
+    """A model server by the files made of the spec, which takes nobody without a certificate; the spec's section."""
+    section = {"address": f"127.0.0.1:{free_port()}", "model": MODEL, "tls": certificates.tls}
+    both = Path(certificates.path("server"))
+    config = write_serving_config(
+        tiny_spec(serving=section),
+        tmp_path / "config",
+        models=str(models.folder.parent),
+        identity=ServerIdentity(both, both, Path(certificates.path("ca"))),
+    )
+    flags = [*config.flags, "--rest_api_port=-1"]
+    with ServerProcess(tmp_path / "server", *flags) as server:
+        yield server, section
+
+
 def test_the_whole_path(
-    live: LiveStream, secured: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+    live: LiveStream,
+    secured: Callable[..., dict[str, Any]],
+    secured_models: tuple[ServerProcess, dict[str, Any]],
+    certificates: Certificates,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Consumer, producer and administration in their own process; predictions and backfills read back here."""
+    """SCRAM over TLS to Kafka and certificates on both sides to the model server, in the consumer's own process.
+
+    Predictions and backfills are read back here. No word that was said holds the password or a key.
+    """
+    server, serving = secured_models
     monkeypatch.setenv("ALICE_S_PASSWORD", PASSWORD)
     send(live, history(40, 200, "xyz"))
-    plain = live.spec_file.read_text()
-    document = yaml.safe_load(plain)
+    document = yaml.safe_load(live.spec_file.read_text())
     document["kafka"] |= secured()
+    document["serving"] = serving
     live.spec_file.write_text(yaml.safe_dump(document))
-    counts = live.run_to_end()
+    command = live.command("--from", "earliest", "--until-end", "--progress")
+    done = subprocess.run(command, capture_output=True, text=True, timeout=90)
+    assert done.returncode == 0, done.stderr
+    counts = json.loads(done.stdout)
     assert counts["in"] == 200
     spec = load_spec(live.spec_file, {})
     topics = spec.topics
     assert sum(1 for _ in read_predictions(spec, topics.predictions.name)) == counts["predictions"] > 0
     assert len(match_ranges(spec, f"kafka:{topics.input.name}")) > 0
     assert_exactly_once(live)
+    # The server was asked in batches, and by nobody without a certificate.
+    with urllib.request.urlopen(f"{server.rest}{METRICS_PATH}", timeout=10) as page:
+        assert ":tensorflow:serving:batching_session:wrapped_run_count" in page.read().decode()
+    with grpc.insecure_channel(serving["address"]) as channel, pytest.raises(grpc.RpcError):
+        ModelServiceStub(channel).GetModelStatus(GetModelStatusRequest(model_spec={"name": MODEL}), timeout=5)
+    said = done.stderr + server.log.read_text() + "".join(server.lines)
+    keys = [Path(certificates.path(name)).read_text().splitlines()[1] for name in ("server", "client.key")]
+    assert not any(secret in said for secret in (PASSWORD, *keys))
 
 
 @pytest.mark.parametrize(

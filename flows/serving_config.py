@@ -1,0 +1,177 @@
+"""TensorFlow Serving's config files, made of a spec: which models, how requests are batched, metrics, TLS.
+
+The stock `tensorflow_model_server` reads them, and the embedded server too.
+"""
+
+from __future__ import annotations
+
+import os
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from google.protobuf import text_format
+
+from schemas.errors import InputError, SpecError
+from schemas.security_spec import Tls
+from schemas.spec import Spec
+from schemas.text_spec import TextSpec
+from streaming.model_server.config_protos import METRICS_PATH, new_config
+from streaming.serving_protos import ModelServerConfig
+
+REST_PORT = 8501
+"""Where TensorFlow Serving's image answers REST requests, and Prometheus."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerIdentity:
+    """PEM files of a model server that speaks TLS.
+
+    Attributes:
+      key: its private key, not encrypted.
+      certificate: with what leads to its authority behind it.
+      client_ca: the authorities of clients, where each must show a certificate.
+    """
+
+    key: Path
+    certificate: Path
+    client_ca: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ServingConfig:
+    """Files that were written, by flag, and all flags of a server that is to use them."""
+
+    files: Mapping[str, Path]
+    flags: tuple[str, ...]
+
+
+def write_serving_config(
+    spec: Spec | TextSpec,
+    folder: Path,
+    *,
+    models: str = "/models",
+    labels: Mapping[str, int] | None = None,
+    identity: ServerIdentity | None = None,
+) -> ServingConfig:
+    """Writes the files of a model server for one stream.
+
+    Args:
+      spec: the stream.
+      folder: for the files, which replace older ones; made if it is not there. `ssl.config` holds the server's key, so
+        only its owner may read it.
+      models: the models' folder as the server sees it: an absolute path, or an address such as `s3://bucket/models`.
+      labels: names that the server gives to versions.
+      identity: of the server, where the spec has `serving.tls`.
+    Raises:
+      SpecError: the spec wants a label or TLS that is not given here, or the other way round.
+      InputError: a file cannot be read or written, or is not what it should be.
+    """
+    messages: dict[str, tuple[str, Any]] = {
+        "model_config_file": ("models.config", _models(spec, models, labels or {})),
+        "batching_parameters_file": ("batching.config", _batching(spec)),
+        "monitoring_config_file": ("monitoring.config", _monitoring()),
+    }
+    if (encryption := _ssl(spec.serving.tls, identity)) is not None:
+        messages["ssl_config_file"] = ("ssl.config", encryption)
+    files = {flag: folder.absolute() / name for flag, (name, _) in messages.items()}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for flag, path in files.items():
+            mode = 0o600 if flag == "ssl_config_file" else 0o644
+            _write(path, text_format.MessageToString(messages[flag][1]), mode)
+    except OSError as exc:
+        raise InputError(f"{folder}: expected a folder to write to, got {exc.strerror}") from exc
+    port = spec.serving.address.rpartition(":")[2]
+    switches = [f"--port={port}", f"--rest_api_port={REST_PORT}", "--enable_batching=true"]
+    return ServingConfig(files, (*switches, *(f"--{flag}={path}" for flag, path in files.items())))
+
+
+def _models(spec: Spec | TextSpec, models: str, labels: Mapping[str, int]) -> ModelServerConfig:
+    """The stream's model: the latest version, or those that the spec pins and labels name."""
+    if not models.startswith("/") and "://" not in models:
+        raise InputError(
+            f"--models: expected an absolute path or an address such as s3://bucket/models, got '{models}'"
+        )
+    wanted = spec.serving.label
+    if wanted is not None and wanted not in labels:
+        raise SpecError(f"$.serving.label: expected the version that '{wanted}' names (--label {wanted}=VERSION)")
+    config = ModelServerConfig()
+    entry = config.model_config_list.config.add(
+        name=spec.model_name,
+        base_path=f"{models.rstrip('/')}/{spec.model_name}",
+        model_platform="tensorflow",
+        version_labels=dict(labels),
+    )
+    pinned = {*labels.values(), *([spec.serving.version] if spec.serving.version else [])}
+    if pinned:
+        entry.model_version_policy.specific.versions.extend(sorted(pinned))
+    else:
+        entry.model_version_policy.latest.num_versions = 1
+    return config
+
+
+def _batching(spec: Spec | TextSpec) -> Any:
+    """A request of the consumer is one batch, and all that its group can have under way find room.
+
+    Nothing waits for a batch to fill: a busy server fills it by itself, and an idle one should answer.
+    """
+    message = new_config("BatchingParameters")
+    message.max_batch_size.value = spec.serving.max_batch
+    message.batch_timeout_micros.value = 0
+    message.max_enqueued_batches.value = spec.topics.input.partitions * spec.serving.max_in_flight
+    return message
+
+
+def _monitoring() -> Any:
+    message = new_config("MonitoringConfig")
+    message.prometheus_config.enable = True
+    message.prometheus_config.path = METRICS_PATH
+    return message
+
+
+def _ssl(client: Tls | None, identity: ServerIdentity | None) -> Any | None:
+    """The server's side of the spec's `serving.tls`; None where both say nothing."""
+    if client is None and identity is None:
+        return None
+    if client is None:
+        raise SpecError("$.serving.tls: expected a section, as the server is to speak TLS")
+    if identity is None:
+        raise SpecError("$.serving.tls: expected the server's key and certificate (--server-key, --server-certificate)")
+    if (client.certificate is None) != (identity.client_ca is None):
+        raise SpecError(
+            "$.serving.tls.certificate: expected it together with the authority that the server knows clients by "
+            "(--client-ca)"
+        )
+    message = new_config("SSLConfig")
+    _check_pem(identity)
+    message.server_key = identity.key.read_text(encoding="ascii")
+    message.server_cert = identity.certificate.read_text(encoding="ascii")
+    if identity.client_ca is not None:
+        message.custom_ca = identity.client_ca.read_text(encoding="ascii")
+        message.client_verify = True
+    return message
+
+
+def _check_pem(identity: ServerIdentity) -> None:
+    """Raises InputError unless the files are PEM, and the key is the certificate's."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    asked = identity.certificate
+    try:
+        context.load_cert_chain(identity.certificate, identity.key, password=lambda: b"")
+        if identity.client_ca is not None:
+            asked = identity.client_ca
+            context.load_verify_locations(identity.client_ca)
+    except OSError as exc:  # ssl.SSLError is one
+        raise InputError(f"{asked}: expected PEM files of a certificate and its key: {exc}") from exc
+
+
+def _write(path: Path, text: str, mode: int) -> None:
+    """Replaces a file at once, so that a server that polls it never reads half of it."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.unlink(missing_ok=True)
+    with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w", encoding="utf-8") as file:
+        file.write(text)
+    partial.replace(path)
