@@ -88,6 +88,9 @@ class Kafka(Section):
     predictions: Topic | None = None
     late: Topic | None = None
     dead_letters: Topic | None = None
+    accuracy: Topic | None = None
+    """Of `tidegauge accuracy`, as is `triggers`."""
+    triggers: Topic | None = None
     changelog: Name | None = None
     """The topic of `recovery: changelog`; always with as many partitions as the input."""
     delivery: Literal["exactly_once", "at_least_once"] = "exactly_once"
@@ -158,6 +161,8 @@ class Topics(Section):
     predictions: Topic
     late: Topic
     dead_letters: Topic
+    accuracy: Topic
+    triggers: Topic
 
     @classmethod
     def of(cls, stream: str, given: Kafka) -> Self:
@@ -172,4 +177,6 @@ class Topics(Section):
             predictions=derived(given.predictions, "predictions"),
             late=derived(given.late, "late"),
             dead_letters=derived(given.dead_letters, "dead-letters"),
+            accuracy=derived(given.accuracy, "accuracy"),
+            triggers=given.triggers or Topic(name=f"{stream}.triggers"),
         )

@@ -2,8 +2,9 @@
 
 Two kinds of section. The *semantic* ones (`stream`, `grid`, `window`, `split`, `model`, `training`, `uncertainty`,
 `evaluation`) say what the windows and the model are, and how it is measured; their canonical form, but for
-`evaluation`'s, is hashed into fingerprints. The *settings* (`source`, `checks`, `dataset`, `kafka`, `serving`, `paths`)
-say where and how it runs; environment variables override them (`TIDEGAUGE_KAFKA__BOOTSTRAP_SERVERS=...`).
+`evaluation`'s, is hashed into fingerprints. The *settings* (`source`, `checks`, `dataset`, `kafka`, `serving`,
+`accuracy`, `paths`) say where and how it runs; environment variables override them
+(`TIDEGAUGE_KAFKA__BOOTSTRAP_SERVERS=...`).
 
 All times and durations are int milliseconds in code; `schemas.units` reads what YAML writes.
 """
@@ -18,6 +19,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, model_validator
 
+from schemas.accuracy_spec import Accuracy
 from schemas.documents import canonical, fingerprint_of, parse_as, read_document
 from schemas.errors import SpecError
 from schemas.evaluation_spec import Evaluation, Uncertainty
@@ -45,6 +47,7 @@ class Spec(Section):
     dataset: Dataset = Dataset()
     kafka: Kafka = Kafka()
     serving: Serving = Serving()
+    accuracy: Accuracy = Accuracy()
     paths: Paths = Paths()
 
     @model_validator(mode="after")
@@ -110,6 +113,20 @@ class Spec(Section):
         return self.evaluation.season or guess
 
     @model_validator(mode="after")
+    def _scored_steps_are_forecast(self) -> Self:
+        if self.scored_steps[-1] > self.window.horizon:
+            raise ValueError(
+                f"$.accuracy.steps: expected steps of the horizon ({self.window.horizon}), got {self.scored_steps[-1]}"
+            )
+        return self
+
+    @cached_property
+    def scored_steps(self) -> tuple[int, ...]:
+        """The steps of the horizon that live predictions are scored at, counted from 1, rising."""
+        horizon = self.window.horizon
+        return self.accuracy.steps or tuple(sorted({1, (horizon + 1) // 2, horizon}))
+
+    @model_validator(mode="after")
     def _model_sees_the_past(self) -> Self:
         for name, steps in ({} if self.model is None else self.model.reaches(self.grid.step)).items():
             if steps > self.window.past:
@@ -148,7 +165,7 @@ class Spec(Section):
 
     @cached_property
     def topics(self) -> Topics:
-        """The stream's four topics, all with as many partitions as the input unless the spec says otherwise."""
+        """The stream's topics; unless the spec says otherwise, all but `triggers` have the input's partitions."""
         return Topics.of(self.stream.name, self.kafka)
 
     @cached_property
