@@ -23,7 +23,7 @@ from schemas.section import Section
 S = TypeVar("S", bound=Section)
 
 _ENVIRONMENT_PREFIX = "TIDEGAUGE_"
-_SETTINGS = ("source", "checks", "dataset", "kafka", "serving", "accuracy", "paths")
+_SETTINGS = ("source", "checks", "dataset", "kafka", "serving", "accuracy", "retrain", "paths")
 
 
 class _StrictLoader(yaml.SafeLoader):

@@ -24,6 +24,7 @@ from schemas.documents import canonical, fingerprint_of, parse_as, read_document
 from schemas.errors import SpecError
 from schemas.evaluation_spec import Evaluation, Uncertainty
 from schemas.model_spec import HierarchicalModel, ModelSection
+from schemas.retrain_spec import Retrain
 from schemas.section import Section
 from schemas.settings_spec import Checks, Dataset, Kafka, Paths, Serving, Source, Topics
 from schemas.split_spec import SplitRule
@@ -48,6 +49,7 @@ class Spec(Section):
     kafka: Kafka = Kafka()
     serving: Serving = Serving()
     accuracy: Accuracy = Accuracy()
+    retrain: Retrain = Retrain()
     paths: Paths = Paths()
 
     @model_validator(mode="after")

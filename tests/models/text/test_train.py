@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
 from models import layout
-from models.registry import check_files
 from models.text import stored
 from models.text.exported import evaluate_exported_texts, evaluation_lines
 from models.text.reader import documents
 from models.text.train import TextRunSummary, scores_of, train_texts
+from models.version_files import check_files
 from schemas.errors import DatasetError, ModelError, TidegaugeError
 from schemas.text_dataset import TextDatasetFolder
 from schemas.text_spec import TextSpec, parse_text_spec
