@@ -28,14 +28,16 @@ HEAD_BYTES = 64 << 10
 
 
 def _record_pattern(closing: bytes) -> bytes:
-    quoted = rb'"[^"]{0,%d}+(?:""[^"]{0,%d}+)*+%b' % (MAX_QUOTED, MAX_QUOTED, closing)
-    field = rb"(?:%b)?+[^,\n]*+" % quoted
-    return rb"%b(?:,%b)*+\n" % (field, field)
+    # Groups are atomic, not repeated possessively: before Python 3.11.5 a repetition of that kind whose last try fails
+    # goes on from where the try had come to (CPython issue 106052).
+    quoted = rb'"[^"]{0,%d}+(?>(?:""[^"]{0,%d}+)*)%b' % (MAX_QUOTED, MAX_QUOTED, closing)
+    field = rb"(?>(?:%b)?)[^,\n]*+" % quoted
+    return rb"%b(?>(?:,%b)*)\n" % (field, field)
 
 
 _RECORD = re.compile(_record_pattern(rb'"'))
 # A field that is open where the data ends may be closed by what follows: its record is not complete.
-_COMPLETE_RECORDS = re.compile(rb"(?:%b)*+" % _record_pattern(rb'(?:"|\Z)'))
+_COMPLETE_RECORDS = re.compile(rb"(?>(?:%b)*)" % _record_pattern(rb'(?:"|\Z)'))
 
 
 @dataclass(frozen=True, slots=True)
