@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -141,9 +142,18 @@ class LiveStream:
     def run_to_end(self, *arguments: str, timeout_s: float = 90) -> dict[str, int]:
         """Runs the consumer as a process until it has read all there is; its counts."""
         command = self.command("--from", "earliest", "--until-end", *arguments)
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s)
-        assert done.returncode == 0, done.stderr
-        counts: dict[str, int] = json.loads(done.stdout)
+        environment = os.environ | {"PYTHONFAULTHANDLER": "1"}
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        ) as process:
+            try:
+                output, errors = process.communicate(timeout=timeout_s)
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGABRT)  # it says where each of its threads is
+                _, errors = process.communicate()
+                pytest.fail(f"it did not end within {timeout_s:g} s:\n{errors}")
+        assert process.returncode == 0, errors
+        counts: dict[str, int] = json.loads(output)
         return counts
 
 
