@@ -66,6 +66,8 @@ IDLE_COMMIT_S = 5.0
 only: kafka-python keeps a fenced consumer polling."""
 ASK_OTHERS_S = 0.5
 """How often a member that is at the end looks whether the others are."""
+ORPHANS_S = 10.0
+"""How often a member looks for partitions that nobody has."""
 STATUS_S = 1.0
 """How often the numbers of the partitions are brought up to date."""
 MAX_PAUSE_S = 5.0
@@ -131,6 +133,7 @@ class StreamConsumer:
         self._stopping = stopping or StopFlag()
         self._committed_at = self._asked_at = time.monotonic()
         self._told_at = 0.0
+        self._looked_at = time.monotonic()
         self._aborts = 0
         self._pause_s = 0.05
 
@@ -168,6 +171,7 @@ class StreamConsumer:
         batch = self._poll()
         generation = self._consumer.group_metadata()
         self._restore(generation)
+        self._adopt(generation)
         self._probe()
         stages = self._stage(batch)
         try:
@@ -217,6 +221,7 @@ class StreamConsumer:
             self._kind: Kind = (
                 Texts(self._spec, means) if isinstance(self._spec, TextSpec) else Series(self._spec, means, self._seeds)
             )
+            self._consumer.partitions_for_topic(self._topic)  # a leader that knows of none gives none to anybody
             self._consumer.subscribe([self._topic], listener=_Listener(self))
 
     # --- 1. poll ---
@@ -257,6 +262,22 @@ class StreamConsumer:
                 self._consumer.resume(tp)
             if not self._restorer.is_busy:
                 self._report(f"{self._instance}: {len(self._partitions)} partitions are live")
+
+    def _adopt(self, generation: Any) -> None:
+        """Joins again where partitions belong to nobody.
+
+        A group that has settled gives a member that comes back under its name what it had, without another rebalance.
+        Where the one before it died in the midst of one, that can be nothing, and partitions on their way from one
+        member to another are with neither: kafka-python does not know that the new one has become the group's leader
+        (KIP-814), who would see to it. To join again settles it, if it is the leader who does.
+        """
+        if generation.generation_id < 0 or time.monotonic() < self._looked_at + ORPHANS_S:
+            return
+        self._looked_at = time.monotonic()
+        with suppress(BrokerError), TopicAdmin(self._spec.kafka) as admin:  # a broker that is away: the next time
+            if orphans := admin.orphans(self._spec.group, self._topic):
+                self._report(f"{self._instance}: nobody has the partitions {sorted(orphans)}: joins again")
+                self._consumer._coordinator.request_rejoin()
 
     # --- 3. stage ---
 

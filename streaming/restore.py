@@ -155,7 +155,9 @@ class Restorer:
             )
 
     def _assign(self) -> None:
-        self._consumer.assign([reading.place for reading in self._readings.values()])
+        places = [reading.place for reading in self._readings.values()]
+        self._consumer.assign(places)
+        self._consumer.resume(*places)  # one that was restored before is assigned, and paused, still
         for reading in self._readings.values():
             self._consumer.seek(reading.place, reading.position)
 

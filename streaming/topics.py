@@ -146,6 +146,26 @@ class TopicAdmin:
             found = self._client.list_partition_offsets({place: OffsetSpec.MAX_TIMESTAMP})[place]
         return None if found.timestamp < 0 else int(found.timestamp)
 
+    def orphans(self, group: str, topic: str) -> set[int]:
+        """The partitions of a topic that no member of a consumer group has, though the group has settled.
+
+        Raises:
+            BrokerError: The broker does not tell.
+        """
+        with broker_errors(f"group {group}"):
+            found = self._client.describe_groups([group])[group]
+            (described,) = self._client.describe_topics([topic])
+        if found["group_state"] != "Stable":
+            return set()
+        taken = {
+            number
+            for member in found["members"]
+            for place in member["member_assignment"]["assigned_partitions"]
+            if place["topic"] == topic
+            for number in place["partitions"]
+        }
+        return {partition["partition_index"] for partition in described["partitions"]} - taken
+
 
 def retention_warnings(topic: TopicSettings, *, oldest_ms: int, now_ms: int) -> list[str]:
     """What a topic's retention will do to records whose record time is event time.

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import orjson
 import pytest
-from kafka import KafkaAdminClient, TopicPartition
+from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
+from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
+from kafka.coordinator.consumer import ConsumerProtocolAssignment
+from kafka.errors import KafkaTimeoutError
 
 from deploy.local.ports import free_port
 from pipelines.kernels.windowing import Windowing, window_digests
 from schemas.spec import Spec, parse_spec
+from streaming.commits import Offsets, Outbox, Write
 from streaming.consumer import StreamConsumer
 from streaming.topics import NewTopic, TopicAdmin
+from streaming.transactions import Transactions
 from tests.benchmarks.instant_model import serve
 from tests.e2e.conftest import MODEL, LiveStream, Message, Models, stream_spec
 from tests.e2e.test_stream import START_MS, expected_windows, history, send
@@ -100,3 +106,60 @@ def test_record_times_that_a_broker_refuses_are_not_kept(live: LiveStream) -> No
     letters = live.read(name)
     assert [m.headers["tidegauge.error.reason"] for m in letters] == [b"decode", b"future"]
     assert all(m.timestamp < ahead_ms for m in letters)
+
+
+class GivesNothing(CooperativeStickyAssignor):
+    """As the group's leader, leaves every partition without a member."""
+
+    @classmethod
+    def assign(cls, cluster: Any, members: Any) -> dict[str, Any]:
+        return {member.member_id: ConsumerProtocolAssignment(1, [], b"") for member in members}
+
+
+def test_partitions_that_nobody_has_are_taken(live: LiveStream, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that dies in the midst of a rebalance leaves its successor what it had at that moment: nothing."""
+    former = KafkaConsumer(
+        bootstrap_servers=live.spec.kafka.bootstrap_servers,
+        group_id=live.spec.group,
+        group_instance_id=f"{live.spec.group}-0",
+        partition_assignment_strategy=[GivesNothing],
+        enable_auto_commit=False,
+    )
+    former.subscribe([live.spec.topics.input.name])
+    while former.group_metadata().generation_id < 0:
+        former.poll(timeout_ms=100)
+    former.close(autocommit=False)
+    send(live, history(42, 100, "xyz"))
+    monkeypatch.setattr("streaming.consumer.ORPHANS_S", 0.5)
+    counts, said = run(live.spec)
+    assert any("nobody has the partitions [0, 1, 2]" in line for line in said)
+    assert counts["in"] == 100
+
+
+class Stumbling(Transactions):
+    """Every third commit fails after its records were sent."""
+
+    commits = 0
+
+    def commit(self, write: Write, generation: Any) -> None:
+        self.commits += 1
+
+        def failing(outbox: Outbox) -> Offsets:
+            write(outbox)
+            raise KafkaTimeoutError("as if the broker had been away")
+
+        super().commit(write if self.commits % 3 else failing, generation)
+
+
+def test_commits_that_fail_are_done_again(
+    live_with: Callable[..., LiveStream], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Going back to the last commit restores the windows that have been restored before."""
+    live = live_with(kafka={"max_poll_records": 50})
+    send(live, history(43, 400, "xyz"))
+    monkeypatch.setattr("streaming.consumer.Transactions", Stumbling)
+    counts, said = run(live.spec)
+    assert sum("going back to the last commit" in line for line in said) > 2
+    assert counts["in"] == 400
+    assert found(live, counts["predictions"]) == expected_windows(live)
+    assert len(live.predictions()) == counts["predictions"]
