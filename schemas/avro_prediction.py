@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import json
 import struct
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -55,8 +56,11 @@ class AvroPredictionWriter(PredictionWriter):
         super().__init__(spec)
         self._schema_id = schema_id
 
-    def value(self, prediction: Prediction) -> bytes:
-        """The record's value."""
+    def values(self, predictions: Sequence[Prediction]) -> list[bytes]:
+        """The value of each one's record."""
+        return [self._value(prediction) for prediction in predictions]
+
+    def _value(self, prediction: Prediction) -> bytes:
         document = self.document(prediction)
         for target in document["targets"]:
             if "quantiles" in target:  # a member of a union must be a list to be known as an array
@@ -73,9 +77,9 @@ class AvroTextPredictionWriter(TextPredictionWriter):
         super().__init__(spec)
         self._schema_id = schema_id
 
-    def value(self, prediction: TextPrediction) -> bytes:
-        """The record's value."""
-        return _datum(TEXT_PREDICTION, self._schema_id, self.document(prediction))
+    def values(self, predictions: Sequence[TextPrediction]) -> list[bytes]:
+        """The value of each one's record."""
+        return [_datum(TEXT_PREDICTION, self._schema_id, self.document(prediction)) for prediction in predictions]
 
 
 def _datum(name: str, schema_id: int | None, document: dict[str, Any]) -> bytes:

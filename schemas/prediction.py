@@ -25,8 +25,11 @@ changes the meaning of an old one.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from functools import lru_cache
+from itertools import groupby
+from operator import attrgetter
 from typing import Any, Literal
 
 import numpy as np
@@ -115,10 +118,62 @@ class PredictionWriter:
         self._step_ms = spec.grid.step
         self._targets = [(target.name, target.unit) for target in spec.targets]
         self._headers = EventHeaders(EVENT_TYPE, spec.stream.name, self.content_type)
+        self._form = (
+            b'{"schema_version":%d,"stream":%b,"key":%%b,"origin_ms":%%d,"step_ms":%d,"targets":[%%b],'
+            b'"observed_fraction":%%b,"window_digest":"%%b","model":%%b,"role":"%%b","latency_ms":%%b}'
+        ) % (SCHEMA_VERSION, _literal(spec.stream.name), spec.grid.step)
+
+    def values(self, predictions: Sequence[Prediction]) -> list[bytes]:
+        """The value of each one's record: JSON, floats with the fewest digits that give the same float32."""
+        found: list[bytes] = []
+        for levels, same in groupby(predictions, attrgetter("levels")):
+            found += self._json(levels, list(same))
+        return found
 
     def value(self, prediction: Prediction) -> bytes:
-        """The record's value: JSON, floats with the fewest digits that give the same float32."""
-        return orjson.dumps(self.document(prediction), option=orjson.OPT_SERIALIZE_NUMPY)
+        """The value of one's record."""
+        [value] = self.values([prediction])
+        return value
+
+    def _json(self, levels: tuple[float, ...], predictions: Sequence[Prediction]) -> list[bytes]:
+        """The JSON of predictions with the same levels: a number array of all of them is written at once."""
+        mean = np.stack([p.mean for p in predictions])
+        quantiles = np.stack([p.quantiles for p in predictions])
+        last = np.stack([p.last_observed for p in predictions])
+        last_ms = np.stack([p.last_observed_ms for p in predictions])
+        targets: list[list[bytes]] = []
+        for index, form in enumerate(self._target_forms(levels)):
+            columns = [_rows(mean[:, :, index])]
+            columns += [_rows(quantiles[:, :, index, level]) for level in range(len(levels))]
+            columns += [_cells(last[:, index]), _cells(last_ms[:, index])]
+            targets.append([form % cells for cells in zip(*columns, strict=True)])
+        fractions = _cells([p.observed_fraction for p in predictions])
+        latencies = _cells([p.latency_ms for p in predictions])
+        form = self._form
+        return [
+            form
+            % (
+                _text(p.key),
+                p.origin_ms,
+                b",".join(parts),
+                fraction,
+                p.window_digest.encode(),
+                _model(p.model),
+                p.role.encode(),
+                latency,
+            )
+            for p, fraction, latency, *parts in zip(predictions, fractions, latencies, *targets, strict=True)
+        ]
+
+    def _target_forms(self, levels: tuple[float, ...]) -> list[bytes]:
+        """What a target's part looks like, a `%b` in the place of each array and number."""
+        quantiles = b",".join(b'"%b":[%%b]' % level_name(level).encode() for level in levels)
+        quantiles = b'"quantiles":{%b},' % quantiles if levels else b""
+        return [
+            b'{"name":%b,"unit":%b,"mean":[%%b],%b"last_observed":%%b,"last_observed_ms":%%b}'
+            % (_literal(name), _literal(unit), quantiles)
+            for name, unit in self._targets
+        ]
 
     def document(self, prediction: Prediction) -> dict[str, Any]:
         """What the value says; numbers of numpy among it."""
@@ -168,6 +223,33 @@ class PredictionWriter:
             model=prediction.model,
             traceparent=prediction.traceparent,
         )
+
+
+def _rows(numbers: NDArray[np.float32]) -> list[bytes]:
+    """The JSON of each row of an array (row, column), without its brackets; at least one of each."""
+    text = orjson.dumps(np.ascontiguousarray(numbers), option=orjson.OPT_SERIALIZE_NUMPY)
+    return text[2:-2].split(b"],[")
+
+
+def _cells(numbers: Any) -> list[bytes]:
+    """The JSON of each number of a list or array, or of none; at least one."""
+    if isinstance(numbers, np.ndarray):
+        numbers = np.ascontiguousarray(numbers)
+    return orjson.dumps(numbers, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1].split(b",")
+
+
+_text = lru_cache(maxsize=16_384)(orjson.dumps)
+"""A text as JSON."""
+
+
+def _literal(text: str) -> bytes:
+    """A text as JSON, in a form."""
+    return orjson.dumps(text).replace(b"%", b"%%")
+
+
+@lru_cache(maxsize=16)
+def _model(model: ModelVersion) -> bytes:
+    return orjson.dumps(asdict(model))
 
 
 class EventHeaders:

@@ -14,6 +14,7 @@ which add up to 1; `time_ms` is the record's time. For the rest see `schemas.pre
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,9 +61,16 @@ class TextPredictionWriter:
         self._stream = spec.stream.name
         self._headers = EventHeaders(TEXT_EVENT_TYPE, spec.stream.name, self.content_type)
 
+    def values(self, predictions: Sequence[TextPrediction]) -> list[bytes]:
+        """The value of each one's record: JSON, floats with the fewest digits that give the same float32."""
+        return [
+            orjson.dumps(self.document(prediction), option=orjson.OPT_SERIALIZE_NUMPY) for prediction in predictions
+        ]
+
     def value(self, prediction: TextPrediction) -> bytes:
-        """The record's value: JSON, floats with the fewest digits that give the same float32."""
-        return orjson.dumps(self.document(prediction), option=orjson.OPT_SERIALIZE_NUMPY)
+        """The value of one's record."""
+        [value] = self.values([prediction])
+        return value
 
     def document(self, prediction: TextPrediction) -> dict[str, Any]:
         """What the value says; numbers of numpy among it."""

@@ -10,13 +10,13 @@ There are two kinds, `Transactions` (exactly once) and `Flushes` (at least once)
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from threading import Event as StopFlag
 from threading import Thread
 from typing import Any, Protocol
 
-from kafka import KafkaProducer, TopicPartition
+from kafka import TopicPartition
 from kafka.errors import (
     AuthorizationError,
     FencedInstanceIdError,
@@ -37,6 +37,7 @@ from kafka.errors import (
 from kafka.structs import OffsetAndMetadata
 
 from schemas.errors import BrokerError
+from streaming.bulk_producer import BulkProducer, OutRecord
 
 COMMIT_TIMEOUT_S = 30.0
 STOPPING_TIMEOUT_S = 3.0
@@ -70,7 +71,6 @@ REFUSED = (
 )
 """What a broker refuses today it refuses tomorrow."""
 
-Header = tuple[str, bytes | None]
 Offsets = Mapping[TopicPartition, OffsetAndMetadata]
 
 
@@ -88,25 +88,25 @@ class Aborted(Exception):
 class Outbox:
     """Sends the records of one commit, and knows what became of them."""
 
-    def __init__(self, producer: KafkaProducer) -> None:
+    def __init__(self, producer: BulkProducer) -> None:
         self._producer = producer
         self._sent: list[Any] = []
+        self._batches: list[Any] = []
+
+    def send_all(self, topic: str, records: Iterable[OutRecord]) -> None:
+        """Sends records."""
+        self._batches += self._producer.send_all(topic, records)
 
     def send(
         self,
         topic: str,
         value: bytes | None,
         *,
-        key: bytes | None,
-        headers: Sequence[Header] = (),
-        timestamp_ms: int | None = None,
-        partition: int | None = None,
+        key: bytes,
+        partition: int,
     ) -> Any:
-        """Sends a record; the future that comes back has its offset after `flush`."""
-        known = [(name, header if header is not None else b"") for name, header in headers]  # a null cannot be sent
-        future = self._producer.send(
-            topic, value, key=key, headers=known, timestamp_ms=timestamp_ms, partition=partition
-        )
+        """Sends a record, stamped with the wall clock; the future that comes back has its offset after `flush`."""
+        future = self._producer.send(topic, value, key=key, partition=partition)
         self._sent.append(future)
         return future
 
@@ -128,6 +128,9 @@ class Outbox:
         for future in self._sent:
             if future.failed():
                 raise future.exception
+        for batch in self._batches:
+            if batch.is_done and (failure := batch.value[2]) is not None:
+                raise failure(0)
 
 
 Write = Callable[[Outbox], Offsets]

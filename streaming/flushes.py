@@ -10,10 +10,11 @@ from contextlib import suppress
 from threading import Event as StopFlag
 from typing import Any
 
-from kafka import KafkaConsumer, KafkaProducer
+from kafka import KafkaConsumer
 from kafka.errors import KafkaError
 
 from schemas.settings_spec import Kafka
+from streaming.bulk_producer import BulkProducer
 from streaming.commits import (
     CLOSE_TIMEOUT_S,
     COMMIT_TIMEOUT_S,
@@ -47,7 +48,7 @@ class Flushes:
     def __init__(self, brokers: Kafka | str, member: str, consumer: KafkaConsumer, stopping: StopFlag) -> None:
         self._member, self._consumer, self._stopping = member, consumer, stopping
         self._producer = connect(
-            KafkaProducer,
+            BulkProducer,
             brokers,
             client_id=member,
             delivery_timeout_ms=int(COMMIT_TIMEOUT_S * 1_000),

@@ -9,9 +9,10 @@ from schemas.dead_letter import DeadLetter
 from schemas.prediction import Prediction
 from schemas.settings_spec import Topics
 from schemas.text_prediction import TextPrediction
+from streaming.bulk_producer import OutRecord
 from streaming.commits import Outbox
 from streaming.dead_letters import MAX_PAYLOAD_BYTES, to_headers, to_payload
-from streaming.stage import Stage, valid_ms
+from streaming.stage import Record, Stage, valid_ms
 
 P = TypeVar("P", bound=Prediction | TextPrediction)
 P_contra = TypeVar("P_contra", contravariant=True)
@@ -20,8 +21,8 @@ P_contra = TypeVar("P_contra", contravariant=True)
 class Writer(Protocol[P_contra]):
     """Turns predictions into records."""
 
-    def value(self, prediction: P_contra) -> bytes:
-        """The record's value."""
+    def values(self, predictions: Sequence[P_contra]) -> list[bytes]:
+        """The value of each one's record."""
         ...
 
     def headers(self, prediction: P_contra) -> list[tuple[str, bytes]]:
@@ -37,14 +38,14 @@ class Outputs(Generic[P]):
 
     def send_predictions(self, outbox: Outbox, predictions: Sequence[P]) -> None:
         """Sends predictions."""
-        for prediction in predictions:
-            outbox.send(
-                self._topics.predictions.name,
-                self._writer.value(prediction),
-                key=prediction.record_key,
-                headers=self._writer.headers(prediction),
-                timestamp_ms=prediction.record_ms,
-            )
+        values = self._writer.values(predictions)
+        outbox.send_all(
+            self._topics.predictions.name,
+            [
+                OutRecord(prediction.record_key, value, self._writer.headers(prediction), prediction.record_ms)
+                for prediction, value in zip(predictions, values, strict=True)
+            ],
+        )
 
     def send_refused(self, outbox: Outbox, name: str, stage: Stage, now_ms: int) -> None:
         """Sends late events and dead letters.
@@ -55,28 +56,21 @@ class Outputs(Generic[P]):
           stage: what a batch yields.
           now_ms: the wall clock, epoch milliseconds.
         """
-        for record in stage.late:
-            value, headers = record.value, list(record.headers)
-            if value is not None and len(value) > MAX_PAYLOAD_BYTES:
-                letter = DeadLetter(f"{name}@{record.offset}", "late", "cut to what the topic takes", value, record.key)
-                value, headers = to_payload(letter), [*headers, *to_headers(letter)]
-            outbox.send(
-                self._topics.late.name, value, key=record.key, headers=headers, timestamp_ms=valid_ms(record, now_ms)
-            )
-        for record, letter in stage.dead:
-            outbox.send(
-                self._topics.dead_letters.name,
-                to_payload(letter),
-                key=letter.key,
-                headers=[*record.headers, *to_headers(letter)],
-                timestamp_ms=valid_ms(record, now_ms),
-            )
+        outbox.send_all(self._topics.late.name, [_late(name, record, now_ms) for record in stage.late])
+        letters = [
+            OutRecord(letter.key, to_payload(letter), [*record.headers, *to_headers(letter)], valid_ms(record, now_ms))
+            for record, letter in stage.dead
+        ]
+        letters += [
+            OutRecord(letter.key, to_payload(letter), to_headers(letter), origin_ms)
+            for origin_ms, letter in stage.unpredicted
+        ]
+        outbox.send_all(self._topics.dead_letters.name, letters)
 
-        for origin_ms, letter in stage.unpredicted:
-            outbox.send(
-                self._topics.dead_letters.name,
-                to_payload(letter),
-                key=letter.key,
-                headers=to_headers(letter),
-                timestamp_ms=origin_ms,
-            )
+
+def _late(name: str, record: Record, now_ms: int) -> OutRecord:
+    value, headers = record.value, list(record.headers)
+    if value is not None and len(value) > MAX_PAYLOAD_BYTES:
+        letter = DeadLetter(f"{name}@{record.offset}", "late", "cut to what the topic takes", value, record.key)
+        value, headers = to_payload(letter), [*headers, *to_headers(letter)]
+    return OutRecord(record.key, value, headers, valid_ms(record, now_ms))

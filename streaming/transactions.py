@@ -11,11 +11,11 @@ from contextlib import suppress
 from threading import Event as StopFlag
 from typing import Any
 
-from kafka import KafkaProducer
 from kafka.errors import KafkaError
 
 from schemas.errors import BrokerError
 from schemas.settings_spec import Kafka
+from streaming.bulk_producer import BulkProducer
 from streaming.commits import (
     CLOSE_TIMEOUT_S,
     PRODUCER_SETTINGS,
@@ -73,13 +73,13 @@ class Transactions:
         self._producer.begin_transaction()
         outbox = Outbox(self._producer)
         offsets = write(outbox)
+        self._producer.send_offsets_to_transaction(offsets, generation)  # while the records are under way
         outbox.flush()  # a record that failed does not always fail the commit, which would wait for ever
-        self._producer.send_offsets_to_transaction(offsets, generation)
         self._producer.commit_transaction()
 
-    def _open(self) -> KafkaProducer:
+    def _open(self) -> BulkProducer:
         producer = connect(
-            KafkaProducer,
+            BulkProducer,
             self._brokers,
             transactional_id=self._id,
             client_id=self._id,
