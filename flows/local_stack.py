@@ -12,10 +12,13 @@ from deploy.local.ports import require_free
 from deploy.local.process import DetachedProcess, Running
 from deploy.local.stack import Stack, status, up
 from deploy.local.state import claim, default_state_dir
+from flows.model_config import prepare
 from schemas.spec import Spec
 from schemas.text_spec import TextSpec
 
 MODEL_SERVER = "model-server"
+CONFIG_POLL_S = 1
+"""How often a model server looks whether other versions are to be served."""
 
 
 def start(
@@ -56,7 +59,6 @@ def start_model_server(spec: Spec | TextSpec, state_dir: Path) -> Running:
         if running := process.running():
             return running
         require_free(_port(spec), "the model server")
-        Path(spec.paths.models, spec.model_name).mkdir(parents=True, exist_ok=True)
         port_file = process.pid_file.with_suffix(".ports")
         port_file.unlink(missing_ok=True)
         command = [sys.executable, "-m", "streaming.model_server.main", *model_server_args(spec)]
@@ -69,12 +71,16 @@ def start_model_server(spec: Spec | TextSpec, state_dir: Path) -> Running:
 
 
 def model_server_args(spec: Spec | TextSpec) -> list[str]:
-    """The flags with which a model server serves the spec's models on the spec's address, and nothing else."""
+    """The flags with which a model server serves the spec's models on the spec's address.
+
+    Which versions it serves says the model config file, which is made where there is none; see `flows.model_config`.
+    """
     base = Path(spec.paths.models).absolute()
+    (base / spec.model_name).mkdir(parents=True, exist_ok=True)
     return [
         f"--port={_port(spec)}",
-        f"--model_name={spec.model_name}",
-        f"--model_base_path={base / spec.model_name}",
+        f"--model_config_file={prepare(spec)}",
+        f"--model_config_file_poll_wait_seconds={CONFIG_POLL_S}",
         f"--allowed_model_roots={base}",
     ]
 

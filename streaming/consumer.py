@@ -36,6 +36,7 @@ from schemas.prediction import Prediction
 from schemas.spec import Spec
 from schemas.text_prediction import TextPrediction
 from schemas.text_spec import TextSpec
+from streaming.beside import Beside
 from streaming.checkpoint import Checkpoint
 from streaming.commits import CLOSE_TIMEOUT_S, Aborted, Commits, Outbox, Write, is_away, refusal
 from streaming.flushes import Flushes
@@ -75,6 +76,7 @@ MAX_ABORTS = 20
 """So many commits in a row may fail while the broker is there."""
 
 OUTCOMES = ("in", "used", "duplicate", "late", "dead")
+_COUNTED_AS = {"champion": "predictions"}
 
 
 @dataclass(slots=True)
@@ -87,7 +89,7 @@ class StreamSummary:
 
     def document(self) -> dict[str, int]:
         """All counts by name."""
-        names = (*OUTCOMES, "predictions", "provisional", "warming", "refused")
+        names = (*OUTCOMES, "predictions", "canary", "provisional", "warming", "refused", "shadow", "shadow_missed")
         return {name: self.counts[name] for name in names} | {"warmed": self.warmed}
 
 
@@ -215,7 +217,13 @@ class StreamConsumer:
             self._commits = Flushes(kafka, self._instance, self._consumer, self._stopping)
         stack.callback(self._commits.close)
         means = Means(
-            self._consumer, client, self._start, self._stopping, on_answer=self._status.answered, report=self._report
+            self._consumer,
+            client,
+            self._start,
+            self._stopping,
+            on_answer=self._status.answered,
+            report=self._report,
+            beside=self._beside(client, stack),
         )
         with broker_errors(self._topic):
             self._kind: Kind = (
@@ -223,6 +231,16 @@ class StreamConsumer:
             )
             self._consumer.partitions_for_topic(self._topic)  # a leader that knows of none gives none to anybody
             self._consumer.subscribe([self._topic], listener=_Listener(self))
+
+    def _beside(self, client: ServingClient, stack: ExitStack) -> Beside | None:
+        serving, counts = self._spec.serving, self.summary.counts
+        if serving.shadow is None and serving.canary is None:
+            return None
+
+        def missed(rows: int) -> None:
+            counts["shadow_missed"] += rows
+
+        return stack.enter_context(Beside(serving, client, report=self._report, on_missed=missed))
 
     # --- 1. poll ---
 
@@ -291,7 +309,7 @@ class StreamConsumer:
         predictions = list(self._kind.predict(stages))
         if predictions:
             self._status.breaker.answered()
-            self._status.model_version = predictions[-1].model.version
+            self._status.model_version = self._client.version
         if not self._status.breaker.reason:
             predictions += self._kind.provisional(self._partitions, stages, self._end_position)
         return predictions
@@ -354,7 +372,7 @@ class StreamConsumer:
             self._partitions[tp].apply(stage)
             self.summary.counts += stage.counts
         for prediction in predictions:
-            self.summary.counts["provisional" if prediction.role == "provisional" else "predictions"] += 1
+            self.summary.counts[_COUNTED_AS.get(prediction.role, prediction.role)] += 1
 
     def _transact(self, generation: Any, write: Write) -> None:
         # The broker takes a transactional commit without a generation, unfenced, so this check is ours to make.

@@ -11,6 +11,7 @@ from kafka import KafkaConsumer, TopicPartition
 
 from schemas.prediction import Prediction
 from schemas.text_prediction import TextPrediction
+from streaming.beside import Beside
 from streaming.checkpoint import Checkpoint
 from streaming.commits import Outbox
 from streaming.input_topic import Start
@@ -83,7 +84,8 @@ class Means:
     """What every kind works with.
 
     `start` is where to begin when the group has committed nothing; `stopping` ends waiting for the model; `on_answer`
-    is told of each request its rows and milliseconds; `report`, in words, what a person should know.
+    is told of each request its rows and milliseconds; `report`, in words, what a person should know; `beside` is what
+    is asked beside the version that is to answer, if anything.
     """
 
     consumer: KafkaConsumer
@@ -92,3 +94,4 @@ class Means:
     stopping: StopFlag
     on_answer: Callable[[int, float], None]
     report: Callable[[str], None]
+    beside: Beside | None = None

@@ -66,6 +66,12 @@ class LiveCollector:
         for outcome, name in _WINDOW_OUTCOMES.items():
             windows.add_metric([outcome], counts.get(name, 0))
         yield windows
+        shadow = CounterMetricFamily(
+            "tidegauge_shadow_windows", "Windows that were given to an older version too.", labels=["outcome"]
+        )
+        shadow.add_metric(["predicted"], counts.get("shadow", 0))
+        shadow.add_metric(["missed"], counts.get("shadow_missed", 0))
+        yield shadow
 
     def _partitions(self) -> Iterator[Metric]:
         now_ms = time.time_ns() // 1_000_000
@@ -96,6 +102,7 @@ class LiveCollector:
 
 _WINDOW_OUTCOMES = {
     "predicted": "predictions",
+    "canary": "canary",
     "provisional": "provisional",
     "warming": "warming",
     "refused": "refused",

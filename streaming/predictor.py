@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
 from threading import Event as StopFlag
 from typing import Any
 
@@ -11,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.kernels.windowing import Windowing, Windows, window_digests
-from schemas.prediction import ModelVersion, Prediction
+from schemas.prediction import ModelVersion, Prediction, Role
 from schemas.spec import Spec
+from streaming.beside import Beside, Panel
 from streaming.model_client import Answer, ModelClient
 from streaming.requests import Requests
 
@@ -59,6 +61,26 @@ class _Batch:
         """At most so many from `start` on."""
         return self.part(slice(start, start + most))
 
+    def only(self, chosen: NDArray[np.bool_]) -> _Batch:
+        """The windows that are chosen."""
+        return _Batch(
+            list(compress(self.runs, chosen)),
+            list(compress(self.keys, chosen)),
+            self.origin_step[chosen],
+            self.values[chosen],
+            self.observed[chosen],
+            self.future[chosen],
+            self.as_inputs,
+        )
+
+    def key_names(self) -> list[str]:
+        """Each window's key."""
+        return self.keys
+
+    def names(self) -> list[str]:
+        """Each window's key and origin."""
+        return [f"{key}@{step}" for key, step in zip(self.keys, self.origin_step.tolist(), strict=True)]
+
     def inputs(self) -> dict[str, NDArray[Any]]:
         """As they go into a request."""
         return self.as_inputs(self.keys, self.origin_step, self.values, self.observed, self.future)
@@ -80,6 +102,7 @@ class Predictor:
       patience_s: how long to keep trying while the server is away, in seconds.
       stopping: ends the trying.
       on_answer: is told of each answered request its windows and how long it took, in milliseconds.
+      beside: what is asked beside the version that is to answer.
     """
 
     def __init__(
@@ -91,11 +114,13 @@ class Predictor:
         patience_s: float = 0.0,
         stopping: StopFlag | None = None,
         on_answer: Callable[[int, float], None] = lambda _windows, _latency_ms: None,
+        beside: Beside | None = None,
     ) -> None:
         self._windowing, self._client = windowing, client
-        self._requests: Requests[_Batch] = Requests(
+        requests: Requests[_Batch] = Requests(
             spec.serving, client, patience_s=patience_s, stopping=stopping, on_answer=on_answer
         )
+        self._panel = Panel(requests, beside)
         self._fingerprint = spec.window_fingerprint
         features = spec.stream.inputs
         self._targets = [index for index, feature in enumerate(features) if feature.role == "target"]
@@ -106,14 +131,19 @@ class Predictor:
         self._has_key = spec.model is not None and spec.model.scaling == "per_key"
 
     def predict(
-        self, runs: Sequence[tuple[str, Windows]], on_refused: Callable[[RefusedWindow], None] | None = None
+        self,
+        runs: Sequence[tuple[str, Windows]],
+        on_refused: Callable[[RefusedWindow], None] | None = None,
+        *,
+        provisional: bool = False,
     ) -> list[Prediction]:
-        """Predicts all windows of some runs, each with its key, in their order.
+        """Predicts all windows of some runs, each with its key; a key's predictions of one role are in their order.
 
         Args:
           runs: keys and windows.
           on_refused: is given each window that the model does not take while it takes others; without it that is an
             error.
+          provisional: the predictions have this role, and only the version that is to answer is asked.
         Raises:
           ServingUnavailable: the server stayed away.
           ServingError: it refuses us, or every window.
@@ -122,8 +152,8 @@ class Predictor:
             return []
         refused = None if on_refused is None else self._telling(on_refused)
         predictions: list[Prediction] = []
-        for part, answer in self._requests.ask(self._batch(runs), refused):
-            predictions += self._predictions(part, answer)
+        for part, answer, role in self._panel.ask(self._batch(runs), refused, alone=provisional):
+            predictions += self._predictions(part, answer, "provisional" if provisional else role)
         return predictions
 
     def _telling(self, on_refused: Callable[[RefusedWindow], None]) -> Callable[[_Batch, str], None]:
@@ -170,7 +200,7 @@ class Predictor:
             inputs["key"] = np.array([key.encode() for key in keys], dtype=object)
         return inputs
 
-    def _predictions(self, batch: _Batch, answer: Answer) -> list[Prediction]:
+    def _predictions(self, batch: _Batch, answer: Answer, role: Role) -> list[Prediction]:
         values, observed = batch.values, batch.observed
         model = ModelVersion(self._client.model, answer.version, self._fingerprint)
         quantiles, levels = answer.outputs.get("quantiles"), answer.levels
@@ -194,6 +224,7 @@ class Predictor:
                 model=model,
                 levels=levels,
                 quantiles=quantiles[row],
+                role=role,
                 latency_ms=latency_ms,
             )
             for row, key in enumerate(batch.keys)

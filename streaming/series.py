@@ -51,6 +51,7 @@ class Series:
             patience_s=SERVING_PATIENCE_S,
             stopping=means.stopping,
             on_answer=means.on_answer,
+            beside=means.beside,
         )
         self._outputs = Outputs(spec.topics, prediction_writer(spec))
         topic = InputTopic(means.consumer, spec.topics.input.name)
@@ -120,7 +121,7 @@ class Series:
                 stages[tp] = partition.idle(position)
                 self._issued[tp].update((key, int(windows.origin_step[-1])) for key, windows in found)
                 runs += found
-        return [replace(prediction, role="provisional") for prediction in self._predictor.predict(runs)]
+        return self._predictor.predict(runs, provisional=True)
 
     def forget(self, partitions: Iterable[TopicPartition]) -> None:
         """Windows that the wall clock ended may be predicted again."""

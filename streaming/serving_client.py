@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from threading import Event as StopFlag
 from types import TracebackType
@@ -143,6 +143,11 @@ class ServingClient:
     def __enter__(self) -> Self:
         return self
 
+    @property
+    def version(self) -> int | None:
+        """The version that answered last."""
+        return self._last_verified
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
@@ -179,14 +184,15 @@ class ServingClient:
           ServingError: none would, for the reason that the message says.
           FingerprintMismatch: only one of other windows would.
         """
-        available = self._available_versions()
-        version = self._labelled_version() if self._label is not None else max(available)
+        available = self._available_versions(self._version)
+        version = self.version_of_label(self._label) if self._label is not None else max(available)
         try:
             self._verify(version)
         except FingerprintMismatch:
             if not self._may_fall_back or self._last_verified not in available:
                 raise
             version = self._last_verified
+        self._last_verified = version
         return version
 
     def ask(self, inputs: Arrays) -> Waiting:
@@ -224,6 +230,35 @@ class ServingClient:
                     f"{self._where()}: the served version is of other windows than the spec's, and version {version}, "
                     f"the last one of the right windows, is gone: {exc}"
                 ) from exc
+        self._last_verified = version
+        return self._answer(response, call, version)
+
+    def ask_version(self, version: int, inputs: Arrays) -> Waiting:
+        """Sends one batch to a version and no other, whatever the spec chooses; else as `ask`."""
+        call = _Call(self._send(inputs, version), self._stopping)
+
+        def wait() -> Answer:
+            with self._errors_mapped():
+                response = call.result()
+            self._verify(version)
+            return self._answer(response, call, version)
+
+        return wait
+
+    def versions_of_ours(self) -> list[int]:
+        """The versions that are AVAILABLE and whose windows are the spec's, whichever the spec chooses."""
+        ours = []
+        for version in self._available_versions(None):
+            with suppress(FingerprintMismatch):
+                self._verify(version)
+                ours.append(version)
+        return ours
+
+    def version_of_label(self, label: str) -> int:
+        """The version that has a label now. The server's answer to GetModelStatus does not tell."""
+        return int(self._describe(None, label).model_spec.version.value)
+
+    def _answer(self, response: PredictResponse, call: _Call, version: int) -> Answer:
         outputs = {name: decode_tensor(tensor) for name, tensor in response.outputs.items()}
         return Answer(outputs, version, call.latency_ms, self._verified[version])
 
@@ -254,14 +289,13 @@ class ServingClient:
                     f"got version {version} of {fingerprint}"
                 )
             self._verified[version] = served_levels(spec_json)
-        self._last_verified = version
 
-    def _available_versions(self) -> list[int]:
-        """The versions that are AVAILABLE, at least one; of a pinned one only itself."""
+    def _available_versions(self, version: int | None) -> list[int]:
+        """The versions that are AVAILABLE, at least one; `version` alone, where it is not None."""
         request = GetModelStatusRequest()
         request.model_spec.name = self.model
-        if self._version is not None:
-            request.model_spec.version.value = self._version
+        if version is not None:
+            request.model_spec.version.value = version
         with self._errors_mapped():
             statuses = self._models.GetModelStatus(
                 request, timeout=min(self._deadline_s, STATUS_TIMEOUT_S)
@@ -271,10 +305,6 @@ class ServingClient:
             return available
         states = ", ".join(f"{s.version}: {ModelVersionStatus.State.Name(s.state)}" for s in statuses) or "no versions"
         raise ServingUnavailable(f"{self._where()}: expected an AVAILABLE version, got {states}")
-
-    def _labelled_version(self) -> int:
-        """The version that has the label now. The server's answer to GetModelStatus does not tell."""
-        return int(self._describe(None, self._label).model_spec.version.value)
 
     def _describe(self, version: int | None, label: str | None = None) -> PredictResponse:
         with self._errors_mapped():

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, compress
 from threading import Event as StopFlag
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.prediction import ModelVersion
+from schemas.prediction import ModelVersion, Role
 from schemas.text_prediction import TextPrediction
 from schemas.text_spec import TextSpec
+from streaming.beside import Beside, Panel
 from streaming.model_client import Answer, ModelClient
 from streaming.requests import Requests
 from streaming.text_partition import Document
@@ -33,17 +34,31 @@ class ClassifierClient(ModelClient, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Texts:
-    """Texts that are asked for together, as UTF-8; `first` is the place of the first among all."""
+    """Texts that are asked for together, as UTF-8; `documents` are all that there are, `places` those of the texts."""
 
+    documents: Sequence[Document]
+    places: Sequence[int]
     texts: list[bytes]
-    first: int = 0
 
     def __len__(self) -> int:
         return len(self.texts)
 
     def part(self, rows: slice) -> _Texts:
         """Some of them."""
-        return _Texts(self.texts[rows], self.first + (rows.start or 0))
+        return _Texts(self.documents, self.places[rows], self.texts[rows])
+
+    def only(self, chosen: NDArray[np.bool_]) -> _Texts:
+        """Those that are chosen."""
+        return _Texts(self.documents, list(compress(self.places, chosen)), list(compress(self.texts, chosen)))
+
+    def key_names(self) -> list[str]:
+        """Each document's key, or where it is, if it has none."""
+        found = (self.documents[place] for place in self.places)
+        return [document.origin if document.event.key is None else document.event.key for document in found]
+
+    def names(self) -> list[str]:
+        """Where each document is."""
+        return [self.documents[place].origin for place in self.places]
 
     def head(self, start: int, most: int) -> _Texts:
         """At most so many from `start` on, and of `REQUEST_BYTES`."""
@@ -53,7 +68,7 @@ class _Texts:
 
     def plain(self) -> _Texts:
         """An empty text: every model takes that."""
-        return _Texts([b""])
+        return _Texts(self.documents, self.places[:1], [b""])
 
     def inputs(self) -> dict[str, NDArray[Any]]:
         """As they go into a request."""
@@ -71,15 +86,17 @@ class TextPredictor:
         patience_s: float = 0.0,
         stopping: StopFlag | None = None,
         on_answer: Callable[[int, float], None] = lambda _documents, _latency_ms: None,
+        beside: Beside | None = None,
     ) -> None:
         self._client, self._fingerprint = client, spec.window_fingerprint
         self._classes: dict[int, tuple[str, ...]] = {}
-        self._requests: Requests[_Texts] = Requests(
+        requests: Requests[_Texts] = Requests(
             spec.serving, client, patience_s=patience_s, stopping=stopping, on_answer=on_answer
         )
+        self._panel = Panel(requests, beside)
 
     def predict(self, documents: Sequence[Document], on_refused: Callable[[int, str], None]) -> list[TextPrediction]:
-        """Classifies all documents, in their order.
+        """Classifies all documents; a key's predictions of one role are in their order.
 
         Args:
           documents: of any partitions.
@@ -89,13 +106,13 @@ class TextPredictor:
           ServingUnavailable: the server stayed away.
           ServingError: it refuses us, or every document.
         """
-        texts = _Texts([document.event.text.encode() for document in documents])
+        texts = _Texts(documents, range(len(documents)), [document.event.text.encode() for document in documents])
         predictions: list[TextPrediction] = []
-        for part, answer in self._requests.ask(texts, lambda row, detail: on_refused(row.first, detail)):
-            predictions += self._predictions(documents[part.first : part.first + len(part)], answer)
+        for part, answer, role in self._panel.ask(texts, lambda row, detail: on_refused(row.places[0], detail)):
+            predictions += self._predictions([documents[place] for place in part.places], answer, role)
         return predictions
 
-    def _predictions(self, documents: Sequence[Document], answer: Answer) -> list[TextPrediction]:
+    def _predictions(self, documents: Sequence[Document], answer: Answer, role: Role) -> list[TextPrediction]:
         if (classes := self._classes.get(answer.version)) is None:
             classes = self._classes[answer.version] = self._client.classes(answer.version)
         model = ModelVersion(self._client.model, answer.version, self._fingerprint)
@@ -111,6 +128,7 @@ class TextPredictor:
                 classes=classes,
                 scores=scores,
                 model=model,
+                role=role,
                 latency_ms=latency_ms,
                 traceparent=dict(document.record.headers).get(HEADER),
             )

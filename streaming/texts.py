@@ -35,7 +35,12 @@ class Texts:
         self._reader = TextEventReader(spec)
         self._input = InputTopic(means.consumer, spec.topics.input.name)
         self._predictor = TextPredictor(
-            spec, means.client, patience_s=SERVING_PATIENCE_S, stopping=means.stopping, on_answer=means.on_answer
+            spec,
+            means.client,
+            patience_s=SERVING_PATIENCE_S,
+            stopping=means.stopping,
+            on_answer=means.on_answer,
+            beside=means.beside,
         )
         self._outputs = Outputs(spec.topics, text_prediction_writer(spec))
 
