@@ -105,14 +105,14 @@ class Kafka(Section):
     max_poll_records: Count = 2000
 
 
-class Shadow(Section):
+class ShadowWindows(Section):
     """An older version predicts some of the windows too, as long as the server has one beside the one that answers."""
 
     share: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Of the windows, by a hash of key and origin."""
 
 
-class Canary(Section):
+class CanaryKeys(Section):
     """Another version answers for some of the keys, as long as the server gives it this label."""
 
     label: Name = "canary"
@@ -135,8 +135,8 @@ class Serving(Section):
     max_in_flight: Count = 4
     """Requests that are under way at once."""
     tls: Tls | None = None
-    shadow: Shadow | None = None
-    canary: Canary | None = None
+    shadow: ShadowWindows | None = None
+    canary: CanaryKeys | None = None
     config_file: str | None = None
     """The server's model config file, where it is not `models.config` in the model's folder."""
 
