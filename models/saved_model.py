@@ -34,9 +34,17 @@ Form = tuple[tuple[int | None, ...], str]
 
 
 def traced(function: Callable[..., Any], **inputs: Form) -> Any:
-    """A signature: a concrete function of named tensors with a free first dimension."""
+    """A signature: a concrete function of named tensors with a free first dimension.
+
+    The graph itself refuses other shapes: a server that runs it in a session feeds it whatever a client sends, and much
+    of a graph takes a window of another spec without complaint.
+    """
     specs = {name: tf.TensorSpec((None, *shape), dtype, name=name) for name, (shape, dtype) in inputs.items()}
-    return tf.function(function, autograph=False).get_concrete_function(**specs)
+
+    def checked(**tensors: tf.Tensor) -> Any:
+        return function(**{name: tf.ensure_shape(tensor, specs[name].shape) for name, tensor in tensors.items()})
+
+    return tf.function(checked, autograph=False).get_concrete_function(**specs)
 
 
 def tracked(variables: Iterable[Any], resources: Iterable[Any]) -> tf.Module:

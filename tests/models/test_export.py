@@ -20,6 +20,9 @@ from models import layout
 from models.export import export
 from models.forecaster import build_forecaster
 from schemas.spec import parse_spec
+from streaming.model_server.call import UNBOUNDED
+from streaming.model_server.saved_model_bundle import SessionBundle, SessionOptions
+from streaming.model_server.servable import Servable
 from tests.models.conftest import Trained, easy_spec
 from tests.models.test_forecaster import SCALING_NAMES, STATISTICS, inputs_of
 
@@ -100,6 +103,21 @@ def test_the_session_loader_of_tensorflow_1_predicts_the_same(
         feed = {signature.inputs[name].name: value for name, value in inputs.items()}
         mean = session.run(signature.outputs["mean"].name, feed)
     np.testing.assert_allclose(mean, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_windows_of_other_shapes_are_refused_by_the_graph_itself(folder: Path, inputs: dict[str, NDArray[Any]]) -> None:
+    servable = Servable("weather", 1, SessionBundle(folder, SessionOptions()))  # which checks no shapes
+    signature = servable.signatures["serving_default"]
+
+    def predict(inputs: dict[str, NDArray[Any]]) -> Any:
+        arrays = [inputs[feed.alias] for feed in signature.feeds]
+        return servable.run(signature.feeds, arrays, signature.fetches, UNBOUNDED)
+
+    assert len(predict(inputs)[0]) == len(inputs["key"])
+    for name in ("past_values", "past_observed"):
+        with pytest.raises(Exception, match="EnsureShape"):
+            predict(inputs | {name: np.repeat(inputs[name], 2, axis=2)})
+    servable.unload()
 
 
 def test_signatures(folder: Path) -> None:
