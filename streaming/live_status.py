@@ -1,4 +1,4 @@
-"""What a running consumer is doing, as plain numbers: written by its loop, read by the threads that serve metrics.
+"""What a running loop is doing, as plain numbers: written by its loop, read by the threads that serve metrics.
 
 A reader sees each number whole; the loop never waits for one.
 """
@@ -52,14 +52,13 @@ class PartitionStatus:
 
 
 @dataclass(slots=True)
-class LiveStatus:
-    """The consumer's numbers since its start.
+class LoopStatus:
+    """The numbers of a loop since its start.
 
     `counts` are the summary's; `partitions` by number, of those that are live; `restored` how many offsets of how many
     have been read to restore others; `setback` why the last turn did not come to its end.
     """
 
-    breaker: CircuitBreaker = field(default_factory=CircuitBreaker)
     counts: Counter[str] = field(default_factory=Counter)
     partitions: Mapping[int, PartitionStatus] = field(default_factory=dict)
     joined: bool = False
@@ -68,15 +67,7 @@ class LiveStatus:
     restored: tuple[int, int] = (0, 0)
     committed_at: float | None = None
     turned_at: float = field(default_factory=time.monotonic)
-    model_version: int | None = None
     batch_events: Distribution = field(default_factory=lambda: Distribution(SIZES))
-    request_windows: Distribution = field(default_factory=lambda: Distribution(SIZES))
-    request_seconds: Distribution = field(default_factory=lambda: Distribution(SECONDS))
-
-    def answered(self, windows: int, latency_ms: float) -> None:
-        """A request to the model server was answered."""
-        self.request_windows.add(windows)
-        self.request_seconds.add(latency_ms / 1_000)
 
     def health(self) -> tuple[bool, str]:
         """Whether the loop still turns, and a sentence."""
@@ -84,9 +75,7 @@ class LiveStatus:
         return idle_s < HEALTHY_S, f"the loop turned {idle_s:.1f} s ago"
 
     def readiness(self) -> tuple[bool, str]:
-        """Whether events are being predicted as they come, and a sentence: why not, if not."""
-        if self.breaker.state != "closed":
-            return False, f"waiting for the model server: {self.breaker.reason}"
+        """Whether records are worked on as they come, and a sentence: why not, if not."""
         if self.setback:
             return False, f"going back to the last commit: {self.setback}"
         if not self.joined:
@@ -95,6 +84,27 @@ class LiveStatus:
             done, total = self.restored
             return False, f"restoring {self.restoring} partitions: {done} of {total} offsets"
         return True, f"{len(self.partitions)} partitions are live"
+
+
+@dataclass(slots=True)
+class LiveStatus(LoopStatus):
+    """The consumer's numbers since its start."""
+
+    breaker: CircuitBreaker = field(default_factory=CircuitBreaker)
+    model_version: int | None = None
+    request_windows: Distribution = field(default_factory=lambda: Distribution(SIZES))
+    request_seconds: Distribution = field(default_factory=lambda: Distribution(SECONDS))
+
+    def answered(self, windows: int, latency_ms: float) -> None:
+        """A request to the model server was answered."""
+        self.request_windows.add(windows)
+        self.request_seconds.add(latency_ms / 1_000)
+
+    def readiness(self) -> tuple[bool, str]:
+        """Whether events are being predicted as they come, and a sentence: why not, if not."""
+        if self.breaker.state != "closed":
+            return False, f"waiting for the model server: {self.breaker.reason}"
+        return LoopStatus.readiness(self)
 
 
 def state_bytes(keys: Mapping[str, KeyState]) -> int:

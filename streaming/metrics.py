@@ -4,7 +4,7 @@
     /healthz   200 while the loop turns, 503 once it is stuck
     /readyz    200 while events are predicted as they come; else 503, and the reason in the body
 
-Everything is made of a `LiveStatus` when it is asked for, so that it costs the loop nothing.
+Everything is made of a status when it is asked for, so that it costs the loop nothing.
 """
 
 from __future__ import annotations
