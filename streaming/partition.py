@@ -1,42 +1,27 @@
-"""The live windows of one input partition.
-
-`stage` works out what a batch of records would change and yield; nothing changes until `apply`, which the consumer
-calls once the batch is committed. All decisions follow from clocks and offsets, so that a partition that is restored
-from its checkpoint decides as the lost one did.
-"""
+"""The live windows of one input partition."""
 
 from __future__ import annotations
 
 import math
-from array import array
-from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.kernels.grid import NO_POSITION, Events, Outcome
+from pipelines.kernels.grid import Outcome
 from pipelines.kernels.windowing import KeyState, Windowing, Windows
-from schemas.dead_letter import DeadLetter
-from schemas.event import BadEvent, EventReader
+from schemas.event import EventReader
 from schemas.spec import Spec
 from streaming.checkpoint import Checkpoint
-from streaming.stage import Record, Stage
+from streaming.event_partition import Arrivals, EventPartition, EventStage
+from streaming.stage import Record
 from streaming.traces import Traces
-
-UNKNOWN_MS = 2**62
-"""As `whole_from_ms`: events are missing, and the first event that is read will tell up to when."""
-REPLAY_CHUNK_BYTES = 32 * 2**20
-"""Replayed events are worked on in stretches of so many bytes: a key that has many events in one costs no more than one
-that has few."""
-LANDMARK_RECORDS = 1_000
 
 
 @dataclass(slots=True, kw_only=True)
-class WindowStage(Stage):
+class WindowStage(EventStage):
     """What a batch of records changes and yields, before it is committed."""
 
     clock_ms: int | None
@@ -51,46 +36,8 @@ class WindowStage(Stage):
     """Keys whose rows in the changelog are written with it."""
 
 
-@dataclass(slots=True)
-class _Arrivals:
-    """Events of all keys in the order in which they came: a column for each of their parts."""
-
-    width: int
-    keys: dict[str, int] = field(default_factory=dict)
-    key: array[int] = field(default_factory=lambda: array("q"))
-    time_ms: array[int] = field(default_factory=lambda: array("q"))
-    offset: array[int] = field(default_factory=lambda: array("q"))
-    clock_ms: array[int] = field(default_factory=lambda: array("q"))
-    """The partition's clock, with the event itself."""
-    values: array[float] = field(default_factory=lambda: array("d"))
-
-    def __len__(self) -> int:
-        return len(self.key)
-
-    @property
-    def nbytes(self) -> int:
-        return len(self) * 8 * (4 + self.width)
-
-    def by_key(self) -> Iterator[tuple[str, NDArray[np.int64], Events, NDArray[np.int64]]]:
-        """Each key with the rows of its events, the events, and the partition's clock at each."""
-        if not self.keys:
-            return
-        key = np.frombuffer(self.key, np.int64)
-        order = np.argsort(key, kind="stable")
-        times, offsets, clocks = (
-            np.frombuffer(column, np.int64)[order] for column in (self.time_ms, self.offset, self.clock_ms)
-        )
-        values = np.frombuffer(self.values, np.float64).reshape(len(self), self.width)[order]
-        ends = np.cumsum(np.bincount(key, minlength=len(self.keys))).tolist()
-        start = 0
-        for name, end in zip(self.keys, ends, strict=True):
-            part = slice(start, end)
-            yield name, order[part], Events(times[part], offsets[part], values[part]), clocks[part]
-            start = end
-
-
-class Partition:
-    """The keys and the clock of one partition."""
+class Partition(EventPartition[WindowStage]):
+    """The windows of the keys of one partition."""
 
     def __init__(
         self,
@@ -110,98 +57,43 @@ class Partition:
         whole_keys: frozenset[str] = frozenset(),
         has_changelog: bool = False,
     ) -> None:
-        """Starts a partition, without keys unless it is given some.
+        """Starts a partition, without keys unless it is given some; what is not told here is as in `EventPartition`.
 
         Args:
           spec: the stream's spec.
           windowing: its kernels.
           reader: reads its events.
-          name: `topic[partition]`, for messages.
+          name: of the partition.
           partitions: how many the topic has.
-          start_offset: the first offset that will be replayed or staged.
-          live_from: output before this offset is suppressed: it has been committed, or serves to warm the windows.
-          clock_ms: the partition's clock just before `start_offset`.
-          refused: offsets before `live_from` that the wall clock refused when they were live.
-          whole_from_ms: events before this time may be missing; None where none are, `UNKNOWN_MS` where it is not known
-            up to when. A window that reaches back before it is not predicted: it is counted as warming.
+          start_offset: where it starts.
+          live_from: where its output does.
+          clock_ms: its clock.
+          refused: offsets of events.
+          whole_from_ms: a window that reaches back before it is not predicted: it is counted as warming.
           keys: states at `start_offset`.
-          seeded: they came from a dataset, so a replay from there needs it again; else from the changelog.
+          seeded: where they came from.
           whole_keys: keys none of whose events are missing, whatever `whole_from_ms` says.
           has_changelog: keep account of which keys have yet to be written to the changelog.
         """
-        self.name = name
-        self.next_offset = start_offset
-        self.live_from = live_from
-        self._windowing, self._reader = windowing, reader
+        self._windowing = windowing
         self._traces = Traces(spec)
-        self._fingerprint, self._partitions = spec.window_fingerprint, partitions
-        self._max_skew_ms, self._max_disorder_ms = spec.grid.max_skew, spec.grid.max_disorder
-        self._forget_after_ms = spec.grid.max_disorder + spec.span_ms
         self._needed_ms = (spec.window.past + spec.grid.max_gap) * spec.grid.step
-        self._span_ms = spec.span_ms
-        self._clock_ms = clock_ms
-        self._whole_from_ms = whole_from_ms
-        self._keys = dict(keys or {})
-        self._has_changelog = has_changelog
-        self._unsaved = set(self._keys) if seeded and has_changelog else set()
-        self._lowest = {key: state.lowest_position for key, state in self._keys.items()}
-        self._looked_at, self._lowest_position = start_offset, start_offset
-        self._landmarks = Landmarks(start_offset, clock_ms)
-        self._refused = sorted(refused)
-        self._refused_before_live = refused
-        self._forgotten_at_ms = clock_ms
-        self._replayed = _Arrivals(len(reader.fields))
-        self._replay_stage = self.idle()
         self._whole_keys = whole_keys
-        self._seeded_until = start_offset if seeded else None
-
-    @property
-    def keys(self) -> Mapping[str, KeyState]:
-        """What each key remembers."""
-        return self._keys
-
-    @property
-    def clock_ms(self) -> int | None:
-        """The greatest event time seen, epoch milliseconds."""
-        return self._clock_ms
-
-    @property
-    def is_live(self) -> bool:
-        """Whether the replay is over."""
-        return self.next_offset >= self.live_from
-
-    # --- replay ---
-
-    def replay(self, records: Sequence[Record]) -> None:
-        """Takes the partition's next records, all before `live_from`; what they would yield is suppressed."""
-        stage = self._replay_stage
-        for start in range(0, len(records), LANDMARK_RECORDS):
-            some = records[start : start + LANDMARK_RECORDS]
-            self._landmarks.add(some[0].offset, stage.clock_ms)
-            self._read(some, 0, stage, self._replayed, None)
-            stage.dead.clear()
-        self.next_offset = stage.next_offset
-        if self._replayed.nbytes >= REPLAY_CHUNK_BYTES:
-            self._push_replayed()
-
-    def end_replay(self, position: int) -> None:
-        """The replay is over, and `position` is where the next record is to be read."""
-        self._push_replayed()
-        self.next_offset = max(self.next_offset, position)
-        self._landmarks.add(self.next_offset, self._clock_ms)
-
-    def _push_replayed(self) -> None:
-        stage, arrivals = self._replay_stage, self._replayed
-        stage.next_offset = self.next_offset
-        self._push(arrivals, stage, quiet=True)
-        self._replayed = _Arrivals(arrivals.width)
-        self._clock_ms = stage.clock_ms
-        if self._has_changelog:
-            self._unsaved |= stage.states.keys()
-        self.apply(stage)
-        self._replay_stage = self.idle()
-
-    # --- live ---
+        self._has_changelog = has_changelog
+        super().__init__(
+            spec,
+            reader,
+            name=name,
+            partitions=partitions,
+            start_offset=start_offset,
+            live_from=live_from,
+            clock_ms=clock_ms,
+            refused=refused,
+            whole_from_ms=whole_from_ms,
+            keys=keys,
+            seeded=seeded,
+        )
+        self._unsaved = set(self._keys) if seeded and has_changelog else set()
 
     def stage(self, records: Sequence[Record], now_ms: int) -> WindowStage:
         """Works out what `records`, the partition's next ones in order, change and yield.
@@ -211,7 +103,7 @@ class Partition:
           now_ms: the wall clock, epoch milliseconds.
         """
         stage = self.idle()
-        arrivals = _Arrivals(len(self._reader.fields))
+        arrivals = Arrivals(len(self._reader.fields))
         sources = self._read(records, now_ms + self._max_skew_ms, stage, arrivals, [])
         outcomes = self._push(arrivals, stage, quiet=False)
         late = np.flatnonzero(outcomes == Outcome.LATE).tolist()
@@ -225,25 +117,17 @@ class Partition:
         stage.counts["dead"] = len(stage.dead)
         return stage
 
-    def idle(self, position: int = 0) -> WindowStage:
-        """A stage of no records; the offset moves to `position`, over what is none, such as a transaction's end."""
-        return WindowStage(
-            next_offset=max(self.next_offset, position), clock_ms=self._clock_ms, whole_from_ms=self._whole_from_ms
-        )
-
     def apply(self, stage: WindowStage) -> None:
         """Makes a staged batch, which is committed by now, the partition's state."""
-        self._landmarks.add(self.next_offset, self._clock_ms)
-        self._keys.update(stage.states)
-        self._lowest.update((key, state.lowest_position) for key, state in stage.states.items())
-        self._clock_ms, self.next_offset = stage.clock_ms, stage.next_offset
-        self._whole_from_ms = stage.whole_from_ms
-        self._refused += stage.refused
         self._unsaved -= stage.saved
-        forgotten = self._forget_idle_keys()
+        super().apply(stage)
+
+    def _forgot(self, keys: set[str]) -> None:
         if self._has_changelog:
-            self._unsaved |= forgotten
-        self._look_for_the_lowest()
+            self._unsaved |= keys
+
+    def _stage_at(self, next_offset: int) -> WindowStage:
+        return WindowStage(next_offset=next_offset, clock_ms=self._clock_ms, whole_from_ms=self._whole_from_ms)
 
     def rows(self, stage: WindowStage, most_others: int) -> list[tuple[str, KeyState | None]]:
         """What is to be written to the changelog with `stage`: a key and its state, or None where it is forgotten.
@@ -259,22 +143,6 @@ class Partition:
     def is_saved_by(self, stage: WindowStage) -> bool:
         """Whether the changelog is complete with the `rows` of `stage`."""
         return self._unsaved <= stage.saved
-
-    def checkpoint(self, stage: WindowStage) -> Checkpoint:
-        """Where the partition will stand once `stage` is applied, for a replay."""
-        replay, clock_ms = self.next_offset, self._clock_ms
-        if self._lowest_position < replay:
-            replay, clock_ms = self._landmarks.at_or_before(self._lowest_position)
-        return Checkpoint(
-            offset=stage.next_offset,
-            replay_offset=replay,
-            clock_ms=clock_ms,
-            refused=tuple(offset for offset in self._refused + stage.refused if offset >= replay),
-            window_fingerprint=self._fingerprint,
-            partitions=self._partitions,
-            whole_from_ms=stage.whole_from_ms,
-            seeded=self._seeded_until is not None and replay <= self._seeded_until,
-        )
 
     def saved_checkpoint(self, stage: WindowStage, changelog: int) -> Checkpoint:
         """Where the partition will stand once `stage` is applied, its `rows` in the changelog before `changelog`."""
@@ -306,54 +174,7 @@ class Partition:
                     found.append((key, replace(windows, end=windows.end[fresh])))
         return found
 
-    # --- both ---
-
-    def _read(
-        self,
-        records: Sequence[Record],
-        latest_ms: int,
-        stage: WindowStage,
-        arrivals: _Arrivals,
-        sources: list[Record] | None,
-    ) -> list[Record]:
-        """Reads records into `arrivals`, and what is none into `stage`; appends to `sources` the record of each event.
-
-        An event after `latest_ms` is refused; where `sources` is None, those that were refused before are.
-        """
-        read, keys, clock_ms = self._reader.read_json, arrivals.keys, stage.clock_ms
-        add_key, add_time, add_offset = arrivals.key.append, arrivals.time_ms.append, arrivals.offset.append
-        add_clock, add_values = arrivals.clock_ms.append, arrivals.values.extend
-        kept = [] if sources is None else sources
-        refused_before = self._refused_before_live if sources is None else None
-        for record in records:
-            try:
-                key, time_ms, values = read(record.value)
-                if time_ms > latest_ms if refused_before is None else record.offset in refused_before:
-                    raise BadEvent(
-                        "future", f"expected an event at most {self._max_skew_ms} ms ahead of now, got {time_ms}"
-                    )
-            except BadEvent as bad:
-                stage.dead.append((record, self._dead_letter(record, bad)))
-                if bad.reason == "future" and refused_before is None:
-                    stage.refused.append(record.offset)
-                continue
-            if clock_ms is None or time_ms > clock_ms:
-                clock_ms = time_ms
-            add_key(keys.setdefault(key, len(keys)))
-            add_time(time_ms)
-            add_offset(record.offset)
-            add_clock(clock_ms)
-            add_values(values)
-            if sources is not None:
-                kept.append(record)
-        if stage.whole_from_ms == UNKNOWN_MS and len(arrivals):
-            # The events that are missing were before this one, so none is further ahead of it than disorder goes.
-            stage.whole_from_ms = arrivals.time_ms[0] + self._max_disorder_ms + 1
-        stage.clock_ms = clock_ms
-        stage.next_offset = records[-1].offset + 1
-        return kept
-
-    def _push(self, arrivals: _Arrivals, stage: WindowStage, *, quiet: bool) -> NDArray[np.int8]:
+    def _push(self, arrivals: Arrivals, stage: WindowStage, *, quiet: bool) -> NDArray[np.int8]:
         """Works out the states and windows of events; what became of each, int8 (event,)."""
         outcomes = np.empty(len(arrivals), np.int8)
         push, empty = self._windowing.push, self._windowing.empty
@@ -367,6 +188,8 @@ class Partition:
                 stage.counts["warming"] += warming
                 if len(whole):
                     stage.windows.append((key, whole))
+        if quiet and self._has_changelog:
+            self._unsaved |= stage.states.keys()
         return outcomes
 
     def _whole(self, key: str, run: Windows, whole_from_ms: int | None) -> tuple[Windows, int]:
@@ -377,72 +200,3 @@ class Partition:
         origin_ms = run.origin_step * grid.step_ms + grid.offset_ms
         whole = origin_ms - self._needed_ms >= whole_from_ms
         return replace(run, end=run.end[whole]), int(np.count_nonzero(~whole))
-
-    def _dead_letter(self, record: Record, bad: BadEvent) -> DeadLetter:
-        source = f"{self.name}@{record.offset}"
-        return DeadLetter(source, bad.reason, str(bad), record.value, record.key)
-
-    def _forget_idle_keys(self) -> set[str]:
-        """Drops keys whose next event starts them anew whatever it is, and what lies before the replay offset."""
-        if self._clock_ms is None:
-            return set()
-        if self._forgotten_at_ms is not None and self._clock_ms < self._forgotten_at_ms + self._forget_after_ms // 8:
-            return set()  # looking through all keys is worth it only now and then
-        self._forgotten_at_ms = self._clock_ms
-        limit = self._clock_ms - self._forget_after_ms
-        forgotten = {key for key, state in self._keys.items() if _clock_of(state) <= limit}
-        for key in forgotten:
-            del self._keys[key], self._lowest[key]
-        if self._whole_from_ms is not None and self._whole_from_ms <= limit - self._span_ms:
-            self._whole_from_ms = None  # no window of a key that is remembered reaches back so far
-        return forgotten
-
-    def _look_for_the_lowest(self) -> None:
-        """Finds the lowest position that a key needs. It never falls, so an old answer is right, if a little low."""
-        if self.next_offset - self._looked_at < len(self._lowest) // 4:
-            return  # as a share of the events read since, a look through all keys costs little
-        self._looked_at = self.next_offset
-        lowest = min(self._lowest.values(), default=NO_POSITION)
-        self._lowest_position = min(lowest, self.next_offset)
-        replay, _ = self._landmarks.at_or_before(self._lowest_position)
-        self._landmarks.drop_before(replay)
-        self._refused = [offset for offset in self._refused if offset >= replay]
-
-
-class Landmarks:
-    """Offsets at which the partition's clock is known, so that a replay can begin there.
-
-    Args:
-      offset: the first one.
-      clock_ms: the clock just before it.
-    """
-
-    MOST = 4096
-
-    def __init__(self, offset: int, clock_ms: int | None) -> None:
-        self._offsets: list[int] = [offset]
-        self._clocks: list[int | None] = [clock_ms]
-
-    def add(self, offset: int, clock_ms: int | None) -> None:
-        """Remembers the clock just before `offset`, not below the last one; of very many, forgets every other."""
-        if offset == self._offsets[-1]:
-            return
-        self._offsets.append(offset)
-        self._clocks.append(clock_ms)
-        if len(self._offsets) > self.MOST:
-            self._offsets, self._clocks = self._offsets[::2], self._clocks[::2]
-
-    def at_or_before(self, offset: int) -> tuple[int, int | None]:
-        """The last landmark that is not after `offset`, and its clock."""
-        index = bisect_right(self._offsets, offset) - 1
-        return self._offsets[index], self._clocks[index]
-
-    def drop_before(self, offset: int) -> None:
-        """Forgets what is before the landmark at `offset`."""
-        index = bisect_right(self._offsets, offset) - 1
-        del self._offsets[:index], self._clocks[:index]
-
-
-def _clock_of(state: KeyState) -> Any:
-    # A key without a clock has never had an event that was not late; nothing of it is worth keeping.
-    return -math.inf if state.grid.clock_ms is None else state.grid.clock_ms

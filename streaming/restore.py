@@ -16,7 +16,7 @@ from kafka.errors import KafkaTimeoutError
 
 from schemas.settings_spec import Kafka
 from streaming.commits import CLOSE_TIMEOUT_S
-from streaming.partition import Partition
+from streaming.event_partition import EventPartition
 from streaming.stage import LivePartition, Record
 from streaming.topics import connect
 
@@ -44,10 +44,10 @@ class Reading:
     finish: Callable[[], LivePartition]
 
 
-def replaying(tp: TopicPartition, partition: Partition) -> Reading:
-    """Reads the events that a partition's windows are made of."""
+def replaying(tp: TopicPartition, partition: EventPartition[Any]) -> Reading:
+    """Reads the events that what a partition remembers is made of."""
 
-    def finish() -> Partition:
+    def finish() -> LivePartition:
         partition.end_replay(partition.live_from)
         return partition
 

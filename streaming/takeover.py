@@ -19,8 +19,9 @@ from schemas.spec import Spec
 from streaming.changelog import Changelog
 from streaming.checkpoint import Checkpoint
 from streaming.dead_letters import refused_offsets
+from streaming.event_partition import UNKNOWN_MS
 from streaming.input_topic import InputTopic, Start, name
-from streaming.partition import UNKNOWN_MS, Partition
+from streaming.partition import Partition
 from streaming.restore import Reading, replaying
 from streaming.topics import TopicAdmin
 

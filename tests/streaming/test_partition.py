@@ -19,8 +19,9 @@ from schemas.event import EventReader
 from schemas.spec import Spec
 from streaming.changelog import Changelog
 from streaming.checkpoint import MAX_METADATA_BYTES, Checkpoint
+from streaming.event_partition import UNKNOWN_MS, Landmarks
 from streaming.key_states import VERSION, encode_state, row_offset
-from streaming.partition import UNKNOWN_MS, Landmarks, Partition, WindowStage
+from streaming.partition import Partition, WindowStage
 from tests.oracle import Oracle, OracleEvent
 from tests.specs import tiny_spec
 
