@@ -695,6 +695,21 @@ def demo(
     raise typer.Exit(0 if result.holds else 1)
 
 
+@app.command()
+def probation(spec: SpecFile, as_json: AsJson = False) -> None:
+    """Hold the version that was just promoted against the one before it, live, and take it back if it is worse.
+
+    Each run takes it a step on, and may be killed at any moment. Exit codes: 0 it stays, 3 there is nothing to do, 4 it
+    was rolled back, 5 not decided yet.
+    """
+    from flows.probation import probation as run
+    from schemas.spec import load_spec
+
+    result = run(load_spec(spec), report=_reporter(as_json))
+    _show(result.document(), as_json, result.lines)
+    raise typer.Exit(result.exit_code)
+
+
 # --- output ---
 
 

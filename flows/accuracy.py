@@ -39,7 +39,9 @@ def score_predictions(folder: DatasetFolder, split: str, predictions: Sequence[M
     """
     from models.reader import windows
 
-    by_place = {(value["key"], value["origin_ms"]): value["targets"][0] for value in predictions}
+    by_place = {
+        (value["key"], value["origin_ms"]): value["targets"][0] for value in predictions if value["role"] != "shadow"
+    }
     count, error, error_persistence, cells = 0, 0.0, 0.0, 0
     for batch in windows(folder, split, batch_size=_BATCH).as_numpy_iterator():
         actual, observed = batch["target_values"][:, :, 0], batch["target_observed"][:, :, 0]

@@ -32,7 +32,7 @@ class Record(Section):
     """One event of a model."""
 
     schema_version: Literal[1] = 1
-    event: Literal["pushed", "promoted", "refused", "rolled_back", "withdrawn", "pruned"]
+    event: Literal["pushed", "promoted", "refused", "on_probation", "confirmed", "rolled_back", "withdrawn", "pruned"]
     time: str
     """By the wall clock; ISO 8601, as all times here."""
     reason: str
@@ -49,6 +49,8 @@ class Record(Section):
     """Of the version's (or the candidate's) weights and vocabularies: see `models.registry.identity_of`."""
     condemned: str | None = None
     """The identity that must not be served again: a tombstone."""
+    scored_from: dict[str, int] | None = None
+    """Of a version that is on probation: where its scored predictions begin in the accuracy topic, by partition."""
     interval: tuple[str, str] | None = None
     """The retraining run's."""
     run: str | None = None

@@ -6,6 +6,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from schemas.probation_spec import Probation
+from schemas.schedule_spec import Schedule
 from schemas.section import Count, Section, Share
 from schemas.units import DurationMs
 
@@ -93,6 +95,8 @@ class Retrain(Section):
     canary: Canary = Canary()
     retain: Retain = Retain()
     notify: Notify = Notify()
+    probation: Probation | None = None
+    schedule: Schedule | None = None
 
     @property
     def validation_ms(self) -> int:

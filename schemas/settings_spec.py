@@ -146,6 +146,12 @@ class Serving(Section):
             raise ValueError("expected version or label, not both")
         return self
 
+    @model_validator(mode="after")
+    def _canary_is_another(self) -> Self:
+        if self.canary is not None and self.label in (None, self.canary.label):
+            raise ValueError(f"expected a label for the other keys beside the canary's, got {self.label}")
+        return self
+
 
 class Paths(Section):
     """Folders, relative to the working directory."""

@@ -172,6 +172,17 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Models]:
     down(state)
 
 
+SHIFT = 1.0
+
+
+@pytest.fixture(scope="session")
+def shifted(models: Models, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Another model, which forecasts `SHIFT` more; nobody serves it yet."""
+    folder = tmp_path_factory.mktemp("shifted")
+    Models(models.address, folder).push(stream_spec("any"), 1, SHIFT)
+    return folder / "1"
+
+
 @pytest.fixture
 def live_with(kafka: Kafka, models: Models, tmp_path: Path) -> Iterator[Callable[..., LiveStream]]:
     """Makes streams with sections of the test's own."""

@@ -6,17 +6,17 @@ import hashlib
 import shutil
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from flows.model_config import serve_versions
 from schemas.spec import Spec
 from streaming.serving_client import ServingClient
-from tests.e2e.conftest import LiveStream, Message, Models, stream_spec
+from tests.e2e.conftest import SHIFT, LiveStream, Message, Models, stream_spec
 from tests.e2e.test_stream import expected_windows, history, send, wait_for_predictions
 
 MODEL = "two-versions"
-SHIFT = 1.0
 
 
 def serving(models: Models) -> dict[str, str]:
@@ -24,13 +24,12 @@ def serving(models: Models) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def two_versions(models: Models) -> Spec:
+def two_versions(models: Models, shifted: Path) -> Spec:
     """The server has versions 1 and 2 of another model too, `stable` and `canary`; 2 forecasts `SHIFT` more."""
     base = models.folder.parent
     spec = stream_spec("any", serving=serving(models), paths={"models": str(base)})
-    mine = Models(models.address, base / MODEL)
-    mine.push(spec, 2, shift=SHIFT)
-    shutil.copytree(models.folder / "1", mine.folder / "1")
+    shutil.copytree(models.folder / "1", base / MODEL / "1")
+    shutil.copytree(shifted, base / MODEL / "2")
     serve_versions(spec, 2, {"stable": 1, "canary": 2})
     with ServingClient(spec) as client:
         until = time.monotonic() + 60

@@ -26,7 +26,7 @@ from tests.streaming.test_predictor import runs
 
 SPEC = tiny_spec(
     grid={"step": "10ms", "regular": True},
-    serving={"max_batch": 4, "shadow": {"share": 1.0}, "canary": {"share": 0.5}},
+    serving={"max_batch": 4, "label": "stable", "shadow": {"share": 1.0}, "canary": {"share": 0.5}},
 )
 LOADS = [[float(key + step) for step in range(8)] for key in range(6)]
 
