@@ -7,6 +7,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 # Of the tests: each takes about 2 GB.
 PROCESSES ?= 2
+# How `make lock` resolves.
+LOCKED := --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet
 # The first of these that is a supported Python; `make PYTHON=/path/to/python ...` names another.
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null \
@@ -56,6 +58,23 @@ imports: $(READY) ## Check which room imports which
 flink: $(READY) ## Start Flink and Beam's job server on this machine, and say how to submit an ingest to them
 	@$(BIN)/python -m deploy.local.flink
 
+.PHONY: wheel
+wheel: $(READY) ## Build the wheel: for the images, and for remote Beam workers (--extra_package)
+	@rm -rf dist
+	@$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+	@rm -rf build/lib build/bdist.*
+	@ls dist/*.whl
+
+.PHONY: images
+images: wheel ## Build the images for real, as root, with Debian's buildah and debootstrap (BASE=image: on another base)
+	@$(BIN)/python -m deploy.images $(if $(BASE),--base $(BASE))
+
+.PHONY: audit
+audit: $(READY) ## Look for known vulnerabilities in the locked dependencies
+	@$(PYTHON) -m venv --clear build/audit
+	@build/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit==2.10.1
+	@build/audit/bin/pip-audit --strict --disable-pip --require-hashes --requirement requirements.lock
+
 .PHONY: bench-ingest
 bench-ingest: $(READY) ## Measure the ingest against the plain Beam recipe and the physical floor
 	@$(BIN)/python -m tests.benchmarks.bench_ingest
@@ -94,8 +113,15 @@ bench-streaming: $(READY) ## Measure the live path with a real Kafka: restarts, 
 
 .PHONY: lock
 lock: ## Resolve the dependencies again (needs uv)
-	uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes \
-		--no-header --no-annotate --quiet --output-file requirements.lock
+	uv pip compile pyproject.toml --all-extras $(LOCKED) --output-file requirements.lock
+	uv pip compile pyproject.toml --extra stream --excludes deploy/images/streaming.excludes \
+		--constraint requirements.lock $(LOCKED) --output-file deploy/images/streaming.lock
+	uv pip compile pyproject.toml --extra batch --extra train --extra stream \
+		--constraint requirements.lock $(LOCKED) --output-file deploy/images/batch.lock
+	uv pip compile pyproject.toml --extra serve \
+		--constraint requirements.lock $(LOCKED) --output-file deploy/images/model-server.lock
+	echo tensorflow | uv pip compile - --no-deps \
+		--constraint requirements.lock $(LOCKED) --output-file deploy/images/protos.lock
 
 .PHONY: ci
 ci: lint types imports test ## Everything that must pass

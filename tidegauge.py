@@ -37,6 +37,9 @@ app = typer.Typer(
 SpecFile = Annotated[Path, typer.Option("--spec", help="The stream's spec (YAML).")]
 Inputs = Annotated[list[str], typer.Option("--input", help="A file or pattern; may be given several times.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else.")]
+_ROOMS = ("schemas", "pipelines", "models", "streaming", "flows", "deploy")
+_EVERYTHING = "pip install 'tidegauge[batch,train,serve,stream,local]' brings all"
+
 StateDir = Annotated[Path | None, typer.Option("--state", help="State folder of the local stack.")]
 
 
@@ -51,6 +54,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         for line in str(exc).splitlines():
             print(f"tidegauge: {line}", file=sys.stderr)
         return exc.exit_code
+    except ModuleNotFoundError as exc:  # such as pyarrow in the streaming image
+        if exc.name is None or exc.name.partition(".")[0] in _ROOMS:
+            raise
+        print(
+            f"tidegauge: expected the package {exc.name}, which is not installed here: {_EVERYTHING}", file=sys.stderr
+        )
+        return 2
     return 0
 
 

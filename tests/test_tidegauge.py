@@ -183,3 +183,12 @@ def test_the_door_is_light() -> None:
     """Help and mistakes load no heavy library."""
     program = "import sys, tidegauge; sys.exit(len({'numpy', 'kafka', 'tensorflow', 'apache_beam'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_a_package_that_an_installation_has_not() -> None:
+    """As in the streaming image, which reads no files."""
+    program = "import sys; sys.modules['pyarrow'] = None; from tidegauge import main; sys.exit(main())"
+    replay = ["replay", "--spec", WEATHER, "--input", "x.csv"]
+    done = subprocess.run([sys.executable, "-c", program, *replay], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("tidegauge: expected the package pyarrow, which is not installed here: pip install")
