@@ -12,13 +12,11 @@ from deploy.local.ports import require_free
 from deploy.local.process import DetachedProcess, Running
 from deploy.local.stack import Stack, status, up
 from deploy.local.state import claim, default_state_dir
-from flows.model_config import prepare
+from flows.model_config import CONFIG_POLL_S, prepare
 from schemas.spec import Spec
 from schemas.text_spec import TextSpec
 
 MODEL_SERVER = "model-server"
-CONFIG_POLL_S = 1
-"""How often a model server looks whether other versions are to be served."""
 
 
 def start(

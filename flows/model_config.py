@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 FILE = "models.config"
 
+CONFIG_POLL_S = 1
+"""How often a model server looks whether other versions are to be served."""
+
 
 def config_file(spec: Spec | TextSpec) -> Path:
     """Where the file is: the spec's, or that in the model's folder."""
@@ -68,18 +71,30 @@ def serve_versions(spec: Spec | TextSpec, newest: int, labels: Mapping[str, int]
 
 @contextmanager
 def _entry(spec: Spec | TextSpec) -> Iterator[Any]:
-    """The model's entry; when the block ends, the file is replaced, if it says something else."""
-    path = config_file(spec)
+    """The entry of the spec's model in the spec's file."""
+    with model_entry(config_file(spec), spec.model_name) as entry:
+        entry.base_path = entry.base_path or str(Path(spec.paths.models).absolute() / spec.model_name)
+        yield entry
+
+
+@contextmanager
+def model_entry(path: Path, name: str) -> Iterator[Any]:
+    """A model's entry in a file, made where there is none, to be changed in the block.
+
+    When the block ends, the file is replaced, if it says something else. A new entry has no base path yet.
+
+    Raises:
+      InputError: the file cannot be read or written.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_name(f".{path.name}.lock")):
             config = _read(path)
             before = config.SerializeToString(deterministic=True)
             entries = config.model_config_list.config
-            entry = next((one for one in entries if one.name == spec.model_name), None)
+            entry = next((one for one in entries if one.name == name), None)
             if entry is None:
-                base = Path(spec.paths.models).absolute() / spec.model_name
-                entry = entries.add(name=spec.model_name, base_path=str(base), model_platform="tensorflow")
+                entry = entries.add(name=name, model_platform="tensorflow")
             yield entry
             if config.SerializeToString(deterministic=True) != before:
                 _write(path, config)

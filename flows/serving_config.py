@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import ssl
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +15,12 @@ from typing import Any
 
 from google.protobuf import text_format
 
+from flows.model_config import CONFIG_POLL_S, model_entry
 from schemas.errors import InputError, SpecError
 from schemas.security_spec import Tls
 from schemas.spec import Spec
 from schemas.text_spec import TextSpec
 from streaming.model_server.config_protos import METRICS_PATH, new_config
-from streaming.serving_protos import ModelServerConfig
 
 REST_PORT = 8501
 """Where TensorFlow Serving's image answers REST requests, and Prometheus."""
@@ -60,8 +61,9 @@ def write_serving_config(
 
     Args:
       spec: the stream.
-      folder: for the files, which replace older ones; made if it is not there. `ssl.config` holds the server's key, so
-        only its owner may read it.
+      folder: for the files, which replace older ones; made if it is not there. `models.config` is where the spec's
+        `serving.config_file` says, if it does, and keeps its other models. `ssl.config` holds the server's key, so only
+        its owner may read it.
       models: the models' folder as the server sees it: an absolute path, or an address such as `s3://bucket/models`.
       labels: names that the server gives to versions.
       identity: of the server, where the spec has `serving.tls`.
@@ -69,48 +71,50 @@ def write_serving_config(
       SpecError: the spec wants a label or TLS that is not given here, or the other way round.
       InputError: a file cannot be read or written, or is not what it should be.
     """
-    messages: dict[str, tuple[str, Any]] = {
-        "model_config_file": ("models.config", _models(spec, models, labels or {})),
+    encryption = _ssl(spec.serving.tls, identity)
+    models_file = Path(spec.serving.config_file or folder / "models.config").absolute()
+    _write_models(models_file, spec, models, labels or {})
+    texts = {
         "batching_parameters_file": ("batching.config", _batching(spec)),
         "monitoring_config_file": ("monitoring.config", _monitoring()),
     }
-    if (encryption := _ssl(spec.serving.tls, identity)) is not None:
-        messages["ssl_config_file"] = ("ssl.config", encryption)
-    files = {flag: folder.absolute() / name for flag, (name, _) in messages.items()}
+    if encryption is not None:
+        texts["ssl_config_file"] = ("ssl.config", encryption)
+    files = {"model_config_file": models_file}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for flag, path in files.items():
-            mode = 0o600 if flag == "ssl_config_file" else 0o644
-            _write(path, text_format.MessageToString(messages[flag][1]), mode)
+        for flag, (name, message) in texts.items():
+            files[flag] = folder.absolute() / name
+            _write(files[flag], text_format.MessageToString(message), secret=flag == "ssl_config_file")
     except OSError as exc:
         raise InputError(f"{folder}: expected a folder to write to, got {exc.strerror}") from exc
     port = spec.serving.address.rpartition(":")[2]
     switches = [f"--port={port}", f"--rest_api_port={REST_PORT}", "--enable_batching=true"]
+    switches.append(f"--model_config_file_poll_wait_seconds={CONFIG_POLL_S}")
     return ServingConfig(files, (*switches, *(f"--{flag}={path}" for flag, path in files.items())))
 
 
-def _models(spec: Spec | TextSpec, models: str, labels: Mapping[str, int]) -> ModelServerConfig:
-    """The stream's model: the latest version, or those that the spec pins and labels name."""
+def _write_models(path: Path, spec: Spec | TextSpec, models: str, labels: Mapping[str, int]) -> None:
+    """The stream's model among those of a file: the latest versions, or those that the spec pins and labels name.
+
+    How many of the latest, and their labels, stay as they are in a file that is there: a probation may be under way.
+    """
     if not models.startswith("/") and "://" not in models:
         raise InputError(
             f"--models: expected an absolute path or an address such as s3://bucket/models, got '{models}'"
         )
     wanted = spec.serving.label
-    if wanted is not None and wanted not in labels:
-        raise SpecError(f"$.serving.label: expected the version that '{wanted}' names (--label {wanted}=VERSION)")
-    config = ModelServerConfig()
-    entry = config.model_config_list.config.add(
-        name=spec.model_name,
-        base_path=f"{models.rstrip('/')}/{spec.model_name}",
-        model_platform="tensorflow",
-        version_labels=dict(labels),
-    )
     pinned = {*labels.values(), *([spec.serving.version] if spec.serving.version else [])}
-    if pinned:
-        entry.model_version_policy.specific.versions.extend(sorted(pinned))
-    else:
-        entry.model_version_policy.latest.num_versions = 1
-    return config
+    with model_entry(path, spec.model_name) as entry:
+        entry.base_path = f"{models.rstrip('/')}/{spec.model_name}"
+        if pinned or entry.model_version_policy.HasField("specific"):
+            entry.model_version_policy.Clear()
+            entry.version_labels.clear()
+        if pinned:
+            entry.model_version_policy.specific.versions.extend(sorted(pinned))
+            entry.version_labels.update(labels)
+        if wanted is not None and wanted not in entry.version_labels:
+            raise SpecError(f"$.serving.label: expected the version that '{wanted}' names (--label {wanted}=VERSION)")
 
 
 def _batching(spec: Spec | TextSpec) -> Any:
@@ -168,10 +172,10 @@ def _check_pem(identity: ServerIdentity) -> None:
         raise InputError(f"{asked}: expected PEM files of a certificate and its key: {exc}") from exc
 
 
-def _write(path: Path, text: str, mode: int) -> None:
-    """Replaces a file at once, so that a server that polls it never reads half of it."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.unlink(missing_ok=True)
-    with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w", encoding="utf-8") as file:
-        file.write(text)
-    partial.replace(path)
+def _write(path: Path, text: str, *, secret: bool) -> None:
+    """Replaces a file at once, so that a server that starts meanwhile reads all of it."""
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as partial:
+        partial.write(text)  # for its owner only
+    if not secret:
+        os.chmod(partial.name, 0o644)
+    os.replace(partial.name, path)

@@ -11,6 +11,7 @@ import pytest
 import yaml
 from google.protobuf import text_format
 
+from flows.model_config import serve_versions
 from flows.serving_config import ServerIdentity, write_serving_config
 from schemas.errors import InputError, SpecError
 from streaming.model_server.batching_parameters import batching_parameters
@@ -42,7 +43,7 @@ def identity(certificates: Certificates, *, of_clients: bool = True) -> ServerId
 def test_the_latest_version_of_the_streams_model(tmp_path: Path) -> None:
     entry = written(tmp_path)
     assert (entry.name, entry.base_path, entry.model_platform) == ("tiny", "/models/tiny", "tensorflow")
-    assert entry.model_version_policy.latest.num_versions == 1
+    assert entry.model_version_policy.WhichOneof("policy_choice") is None  # the latest one
     assert written(tmp_path, models="s3://bucket/models/").base_path == "s3://bucket/models/tiny"
 
 
@@ -51,10 +52,28 @@ def test_pinned_and_labelled_versions_are_all_served(tmp_path: Path) -> None:
     assert entry.name == "loads"
     assert list(entry.model_version_policy.specific.versions) == [7, 9]
     assert dict(entry.version_labels) == {"stable": 7, "canary": 9}
-    entry = written(tmp_path, serving={"version": 3})
+    entry = written(tmp_path / "other", serving={"version": 3})
     assert list(entry.model_version_policy.specific.versions) == [3]
     with pytest.raises(SpecError, match=r"\$\.serving\.label: expected the version that 'stable' names"):
         written(tmp_path, serving={"label": "stable"})
+
+
+def test_a_file_that_is_there_keeps_its_other_models_and_a_probation(tmp_path: Path) -> None:
+    """And no longer a version that is no longer pinned."""
+    path = tmp_path / "shared" / "models.config"
+    spec = tiny_spec(serving={"config_file": str(path)}, paths={"models": str(tmp_path)})
+    serve_versions(tiny_spec(stream={"name": "other"}, serving={"config_file": str(path)}), 1)
+    serve_versions(spec, 2, {"canary": 2})
+    write_serving_config(spec, tmp_path / "config")
+    assert not (tmp_path / "config" / "models.config").exists()
+    other, mine = text_format.Parse(path.read_text(), ModelServerConfig()).model_config_list.config
+    assert (other.name, mine.base_path) == ("other", "/models/tiny")
+    assert mine.model_version_policy.latest.num_versions == 2
+    assert dict(mine.version_labels) == {"canary": 2}
+    write_serving_config(spec, tmp_path / "config", labels={"stable": 1})
+    write_serving_config(spec, tmp_path / "config")
+    _, mine = text_format.Parse(path.read_text(), ModelServerConfig()).model_config_list.config
+    assert (mine.model_version_policy.WhichOneof("policy_choice"), dict(mine.version_labels)) == (None, {})
 
 
 def test_batches_hold_what_a_group_can_have_under_way(tmp_path: Path) -> None:
