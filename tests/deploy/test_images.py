@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from deploy.images.build import IMAGES
-from deploy.images.copy_protos import copy_protos
+from streaming.copy_protos import copy_protos
 
 CHECKOUT = Path(__file__).parents[2]
 FILES = CHECKOUT / "deploy" / "images"

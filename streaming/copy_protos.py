@@ -1,6 +1,6 @@
 """Copies into an installation the protobuf modules of TensorFlow that the consumer imports, and nothing else of it.
 
-    PYTHONPATH=WHERE_TENSORFLOW_IS python copy_protos.py SITE_PACKAGES
+    PYTHONPATH=WHERE_TENSORFLOW_IS python -m streaming.copy_protos SITE_PACKAGES
 
 `streaming.serving_protos` imports them without running TensorFlow's `__init__`. In its place the copy has one that says
 what this installation is.
