@@ -74,7 +74,13 @@ class History:
         fields = [(index, field) for index, field in enumerate(reader.fields) if field.table is None]
         write_time = _TIME_WRITERS[spec.stream.time.format]
         for key, time_ms, row in zip(self.key, self.time_ms.tolist(), self.values.tolist(), strict=True):
-            values = {field.name: field.write_json(row[index]) for index, field in fields}
+            values: dict[str, Any] = {}
+            for index, field in fields:
+                number = field.write_json(row[index])
+                if field.index is None:
+                    values[field.name] = number
+                else:
+                    values.setdefault(field.name, [None] * (field.length or 0))[field.index] = number
             yield orjson.dumps({key_field: key, time_field: write_time(time_ms), **values})
 
 

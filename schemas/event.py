@@ -7,8 +7,10 @@ numbers with the functions here, so that a value is the same float wherever it c
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
@@ -44,7 +46,7 @@ class Event(NamedTuple):
 
     key: str
     time_ms: int
-    values: list[float]
+    values: Sequence[float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,8 @@ class Field:
     """A number that events carry: the feature, and the event's field that it comes from.
 
     `categories` are the indices of a category's texts, None of other types; `table` has the number for each key, where
-    it comes from the spec and not from the event.
+    it comes from the spec and not from the event. `index` is the place in an array of `length` numbers, both None where
+    the field holds one number.
     """
 
     feature: str
@@ -61,24 +64,39 @@ class Field:
     categories: Mapping[str, int] | None = None
     missing: frozenset[str] = frozenset()
     table: Mapping[str, float] | None = None
+    index: int | None = None
+    length: int | None = None
 
     @classmethod
     def of(cls, feature: Feature, missing: frozenset[str]) -> Field:
         """The field of a feature that events carry."""
         categories = {text: index for index, text in enumerate(feature.categories)} or None
-        field = cls(feature.name, feature.field or feature.name, feature.type == "integer", categories, missing)
+        field = cls(
+            feature.name,
+            feature.field or feature.name,
+            feature.type == "integer",
+            categories,
+            missing,
+            index=feature.index,
+            length=feature.length,
+        )
         if feature.table is None:
             return field
         return replace(field, table={key: field.read_json(value) for key, value in feature.table.items()})
 
     def read_json(self, value: Any) -> float:
-        """A JSON value as float64 that float32 can hold; null is missing: NaN.
+        """A JSON value as float64 that float32 can hold; null is missing: NaN. Of an array it is one number.
 
         Raises:
           BadEvent: it is not of the feature's type.
         """
         if self.categories is not None:
             return self._category(value)
+        if value is not None and self.index is not None:
+            if not isinstance(value, list) or len(value) != self.length:
+                what = f"{len(value)} numbers" if isinstance(value, list) else type(value).__name__
+                raise BadEvent("type", f"{self.name}: expected an array of {self.length} numbers, got {what}")
+            value = value[self.index]
         if value is None:
             return _MISSING
         if isinstance(value, bool) or not isinstance(value, int | float):
@@ -101,6 +119,8 @@ class Field:
             return _MISSING
         if self.categories is not None:
             return self._category(text)
+        if self.index is not None:
+            return self.read_json(parse_array(text))
         try:
             if "_" in text or not text.isascii():  # Python's own extras; no other reader takes them
                 raise ValueError
@@ -139,6 +159,15 @@ class Field:
         return text
 
 
+@lru_cache(maxsize=1)  # the places of one array come one after the other
+def parse_array(text: str) -> Any:
+    """What a text that should be a JSON array stands for; the text itself where it is no JSON."""
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return text
+
+
 class EventReader:
     """Reads and checks single events of one spec."""
 
@@ -152,6 +181,8 @@ class EventReader:
         """The event's fields that features come from."""
         plain = all(field.table is None and field.categories is None and not field.whole for field in self.fields)
         self._plain = [field.name for field in self.fields] if plain else None
+        has_arrays = any(field.index is not None for field in self.fields)
+        self._members = _Members(self.fields) if plain and has_arrays else None
         self._zone = ZoneInfo(stream.time.zone)
         self._format = stream.time.format
         self._start_ms, self._end_ms = stream.time_range
@@ -168,11 +199,14 @@ class EventReader:
             document = orjson.loads(payload)
         except orjson.JSONDecodeError as exc:
             raise BadEvent("decode", f"expected a JSON object: {exc}") from exc
-        return self.read_document(document)
+        return self.read_document(document, truths=b"true" in payload or b"false" in payload)
 
-    def read_document(self, document: Any) -> Event:
+    def read_document(self, document: Any, *, truths: bool = True) -> Event:
         """Reads an event from what a JSON text stands for.
 
+        Args:
+          document: any value.
+          truths: whether a boolean may be in it; to Python it is a number, to us it is none.
         Raises:
           BadEvent: it is none.
         """
@@ -180,7 +214,10 @@ class EventReader:
             raise BadEvent("decode", f"expected a JSON object, got {type(document).__name__}")
         key = self.read_key(document.get(self.key_field))
         time_ms = self.read_time(document.get(self.time_field))
-        if self._plain and (numbers := _numbers(document, self._plain)):
+        if self._members is not None:
+            if not truths and (many := self._members.numbers(document)):
+                return Event(key, time_ms, many)
+        elif self._plain and (numbers := _numbers(document, self._plain)):
             return Event(key, time_ms, numbers)
         return Event(
             key,
@@ -256,3 +293,38 @@ def _numbers(document: Mapping[str, Any], names: Sequence[str]) -> list[float] |
         return values if kinds == {float} else list(map(float, values))
     except (KeyError, OverflowError):
         return None
+
+
+class _Members:
+    """The members of an event of plain numbers and arrays, all read at once.
+
+    Args:
+      fields: what they are read for.
+    """
+
+    def __init__(self, fields: Sequence[Field]) -> None:
+        self._lengths = {field.name: field.length for field in fields}
+        first, start = 0, {}
+        for name, length in self._lengths.items():
+            start[name], first = first, first + (length or 1)
+        places = [start[field.name] + (field.index or 0) for field in fields]
+        self._places = None if places == list(range(first)) else np.array(places)
+
+    def numbers(self, document: Mapping[str, Any]) -> array[float] | None:
+        """The fields' numbers, of an event without booleans; None where one has to be looked at by itself."""
+        found: array[float] = array("d")
+        try:
+            for name, length in self._lengths.items():
+                value = document[name]
+                if length is None:
+                    found.append(value)
+                elif type(value) is list and len(value) == length:
+                    found.extend(array("d", value))  # several times as fast as the list itself
+                else:
+                    return None
+        except (KeyError, TypeError, OverflowError):
+            return None
+        numbers = np.frombuffer(found)
+        if not np.abs(numbers).max() <= _FLOAT32_MAX:  # so also where one is NaN
+            return None
+        return found if self._places is None else array("d", numbers[self._places].tobytes())

@@ -31,6 +31,9 @@ from schemas.split_spec import SplitRule
 from schemas.stream_spec import Feature, Grid, Stream, Window
 from schemas.training_spec import Training
 
+MAPPINGS = frozenset(("field", "length", "index", "description"))
+"""What a feature says of events and to people, and not of windows."""
+
 
 class Spec(Section):
     """The whole spec. `load_spec` reads one."""
@@ -184,8 +187,7 @@ class Spec(Section):
         """Canonical form of the window part: defaults and mappings left out, durations in ms."""
         stream = canonical(self.stream)
         features = [
-            {name: value for name, value in feature.items() if name not in ("field", "description")}
-            for feature in stream["features"]
+            {name: value for name, value in feature.items() if name not in MAPPINGS} for feature in stream["features"]
         ]
         form = {"features": features, "grid": canonical(self.grid), "window": canonical(self.window)}
         return form | {name: stream[name] for name in ("time_range",) if name in stream}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from schemas.section import Count, Name, Section, Zone
 from schemas.units import DurationMs, InstantMs, iso_to_ms
@@ -25,6 +25,11 @@ class Feature(Section):
     unit: str = ""
     field: str | None = None
     """The event's field (CSV column, JSON member); the feature's name when left out."""
+    length: Count | None = None
+    """The field holds a JSON array of so many numbers, and the feature stands for so many features: `NAME_0` and so on,
+    one for each place in the array."""
+    index: Annotated[int, Field(ge=0)] | None = None
+    """The one place in the array that the feature is, from 0 on, instead of all."""
     type: Literal["number", "integer", "category"] = "number"
     """What the field holds. An `integer` is whole and at most 2^24, up to which float32 is exact."""
     categories: tuple[str, ...] = ()
@@ -69,10 +74,28 @@ class Feature(Section):
                 raise ValueError(f"the table's value for '{key}' must be of the type '{self.type}', got {value!r}")
         return self
 
+    @model_validator(mode="after")
+    def _of_its_array(self) -> Self:
+        if self.length is not None and (self.type == "category" or self.calendar or self.table is not None):
+            raise ValueError("a feature with a 'length' is an array of numbers: no category, calendar or table")
+        if self.index is not None and (self.length is None or self.index >= self.length):
+            raise ValueError("an 'index' is one of the places in an array, and below its 'length'")
+        return self
+
     @property
     def categorical(self) -> bool:
         """Whether its cells are indices of categories; how many texts there were is a number."""
         return self.type == "category" and self.aggregate == "last"
+
+    def places(self) -> list[Feature]:
+        """The features that it stands for: itself, or one for each place in its array."""
+        if self.length is None or self.index is not None:
+            return [self]
+        array = self.field or self.name
+        return [
+            self.model_copy(update={"name": f"{self.name}_{index}", "field": array, "index": index})
+            for index in range(self.length)
+        ]
 
 
 class EventTime(Section):
@@ -96,7 +119,13 @@ class Stream(Section):
     missing: tuple[str, ...] = ("", "NA", "NaN", "nan", "null")
     """The spellings of a missing value in text files."""
     features: Annotated[tuple[Feature, ...], Field(min_length=1)]
+    """An array stands here as the features of its places."""
     description: str = ""
+
+    @field_validator("features", mode="after")
+    @classmethod
+    def _spread(cls, features: tuple[Feature, ...]) -> tuple[Feature, ...]:
+        return tuple(one for feature in features for one in feature.places())
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -104,11 +133,11 @@ class Stream(Section):
         if doubled := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"feature names must differ; {', '.join(doubled)} is there twice")
         self._require_answers()
-        fields: dict[str, tuple[str, tuple[str, ...]]] = {}
+        fields: dict[str, tuple[str, tuple[str, ...], int | None]] = {}
         for feature in self.features:
-            name, type_ = feature.field or feature.name, (feature.type, feature.categories)
+            name, type_ = feature.field or feature.name, (feature.type, feature.categories, feature.length)
             if feature.calendar is None and feature.table is None and fields.setdefault(name, type_) != type_:
-                raise ValueError(f"the features of the field '{name}' must have the same type and categories")
+                raise ValueError(f"the features of the field '{name}' must have the same type, categories and length")
             if ambiguous := sorted(set(feature.categories) & set(self.missing)):
                 raise ValueError(f"'{ambiguous[0]}' is a category of '{feature.name}', and spells a missing value")
         if self.time_range[0] >= self.time_range[1]:

@@ -94,7 +94,7 @@ class BulkProducer(KafkaProducer):  # type: ignore[misc]
         try:
             batches = [
                 ProducerBatch(tp, builder)
-                for builder in _batches(records, accumulator.config["compression_attrs"], most)
+                for builder in encoded_batches(records, accumulator.config["compression_attrs"], most)
             ]
             for batch in batches:
                 self._ensure_valid_record_size(batch.records.size_in_bytes())
@@ -108,7 +108,7 @@ class BulkProducer(KafkaProducer):  # type: ignore[misc]
         return [batch.produce_future for batch in batches]
 
 
-def _batches(records: Sequence[OutRecord], compression: int, most_bytes: int) -> list[MemoryRecordsBuilder]:
+def encoded_batches(records: Sequence[OutRecord], compression: int, most_bytes: int) -> list[MemoryRecordsBuilder]:
     """Record batches of at most so many bytes, but for a record that is larger alone."""
     made = []
     start = 0

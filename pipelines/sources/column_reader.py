@@ -31,7 +31,7 @@ from pipelines.sources.event_batch import (
     concatenate,
     merge,
 )
-from pipelines.sources.field_columns import field_numbers, table_numbers
+from pipelines.sources.field_columns import array_numbers, field_numbers, table_numbers
 from pipelines.sources.files import InputFile
 from schemas.errors import InputError, SpecError
 from schemas.event import BadEvent, Event, EventReader
@@ -53,14 +53,17 @@ class ColumnReader:
         self._fields = self.reader.fields
         self._carried = [field for field in self._fields if field.table is None]
         self._categories = {field.name for field in self._fields if field.categories is not None}
+        self.arrays = {field.name: field.length for field in self._fields if field.length is not None}
+        """The fields that hold an array, and the length of each."""
         self._constants = spec.source.columns
         self._series = spec.source.series
         self._checker = ColumnChecker(spec)
         self._zone = ZoneInfo(spec.stream.time.zone)
         self._write_time = _TIME_WRITERS[spec.stream.time.format]
         self._missing = pa.array(spec.stream.missing, pa.string())
-        if self.wide and len(self.number_fields) != 1:
-            problem = f"a wide table gives each event one number, and this stream's have {len(self.number_fields)}"
+        if self.wide and (len(self.number_fields) != 1 or self.arrays):
+            many = "an array" if self.arrays else len(self.number_fields)
+            problem = f"a wide table gives each event one number, and this stream's have {many}"
             raise SpecError(f"$.source.layout: {problem}")
         if shared := {self.key_field, self.time_field} & set(self.number_fields):
             raise SpecError(f"$.stream.features: expected fields other than the key and time, got '{min(shared)}'")
@@ -159,9 +162,18 @@ class ColumnReader:
         else:
             cells = [(field, field.name) for field in self._carried]
         numbers = []
+        arrays = {}
+        for name, length in self.arrays.items():
+            column = self._column(columns, name, constants)
+            arrays[name], fine = array_numbers(length, column, self._missing.to_pylist(), numbers_of)
+            sure &= fine
         for field, name in cells:
-            column, fine = field_numbers(field, self._column(columns, name, constants), numbers_of)
-            numbers.append(column)
+            if field.index is None:
+                column = self._column(columns, name, constants)
+            else:
+                column = pa.array(arrays[name][:, field.index])
+            cells_of, fine = field_numbers(field, column, numbers_of)
+            numbers.append(cells_of)
             sure &= fine
         if not self.wide:
             keys, named = self._keys(self._column(columns, self.key_field, constants))
@@ -186,7 +198,7 @@ class ColumnReader:
 
     def text_type(self, name: str) -> pa.DataType:
         """What the cells of a text file's column are parsed as."""
-        texts = {self.time_field, *(() if self.wide else (self.key_field,)), *self._categories}
+        texts = {*self.arrays, self.time_field, *(() if self.wide else (self.key_field,)), *self._categories}
         return pa.string() if name in texts or (self.wide and self._categories) else pa.float64()
 
     def events(
@@ -319,6 +331,8 @@ def _instants(column: pa.TimestampArray) -> tuple[Int64, Bool]:
 def _plain(scalar: pa.Scalar) -> Any:
     """A scalar as JSON would have it, where it can: no NaN, decimals as text."""
     value = scalar.as_py()
+    if isinstance(value, list):
+        return [None if isinstance(one, float) and math.isnan(one) else one for one in value]
     if isinstance(value, float) and math.isnan(value):
         return None
     return str(value) if pa.types.is_decimal(scalar.type) and value is not None else value

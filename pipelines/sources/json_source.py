@@ -53,7 +53,8 @@ class JsonSource:
         reader = self._reader
         names = self._series if reader.wide else (reader.key_field, *reader.number_fields)
         types = {name: reader.text_type(name) for name in names if reader.wide or name not in reader.constants(file)}
-        return {reader.time_field: self._time_type} | types
+        arrays = {name: pa.list_(pa.float64()) for name in reader.arrays if name in types}
+        return {reader.time_field: self._time_type} | types | arrays
 
 
 class _JsonParser:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import cache
 from typing import Any, BinaryIO
 
@@ -40,7 +40,7 @@ class TFRecordSource:
         rows: list[dict[str, Any]] = []
         row = 0
         for record in _read_records(opened, file):
-            found = _features(record, columns)
+            found = _features(record, columns, self._reader.arrays.keys())
             if isinstance(found, BadEvent) or len(rows) == _BATCH_ROWS:
                 if rows:
                     yield self._reader.read_rows(rows, row, file)
@@ -72,20 +72,22 @@ def _read_records(opened: BinaryIO, file: InputFile) -> Iterator[bytes]:
         yield record
 
 
-def _features(record: bytes, names: list[str]) -> dict[str, Any] | BadEvent:
-    """The named features' values, None where there is none."""
+def _features(record: bytes, names: list[str], arrays: Collection[str]) -> dict[str, Any] | BadEvent:
+    """The named features' values, None where there is none; of those among `arrays` lists."""
     try:
         features = _example_type().FromString(record).features.feature
-        return {name: _value(features[name], name) if name in features else None for name in names}
+        return {name: _value(features[name], name, many=name in arrays) if name in features else None for name in names}
     except DecodeError:
         return BadEvent("decode", "expected a tf.train.Example, got other bytes")
     except BadEvent as exc:
         return exc
 
 
-def _value(feature: Any, name: str) -> Any:
+def _value(feature: Any, name: str, *, many: bool) -> Any:
     kind = feature.WhichOneof("kind")
     values = getattr(feature, kind).value if kind else ()
+    if many and kind != "bytes_list":
+        return list(values) or None
     if len(values) > 1:
         raise BadEvent("type", f"{name}: expected one value, got {len(values)}")
     if not values:

@@ -17,14 +17,25 @@ from kafka import TopicPartition
 
 from pipelines.kernels.windowing import Windowing
 from schemas.event import EventReader
+from schemas.prediction import PredictionWriter
 from schemas.spec import Spec
-from streaming.commits import Outbox
+from streaming.bulk_producer import OutRecord, encoded_batches
+from streaming.commits import PRODUCER_SETTINGS, Outbox
 from streaming.model_client import Answer, Arrays, Waiting
 from streaming.outputs import Outputs
 from streaming.partition import Partition
 from streaming.predictor import Predictor
 from streaming.serving_client import predict_request
-from tests.benchmarks.stream_parts import START_MS, STEP_MS, Bench, Stream, as_json, medians, series
+from tests.benchmarks.stream_parts import (
+    START_MS,
+    STEP_MS,
+    Bench,
+    Stream,
+    as_array_json,
+    as_json,
+    medians,
+    series,
+)
 
 EARLIEST = ("--from", "earliest")
 _FIRST_STEPS = count(START_MS // STEP_MS, 10_000)
@@ -63,11 +74,13 @@ def crayfish(bench: Bench) -> dict[str, Any]:
     """Crayfish's FFNN: events of 784 numbers, ten outputs, through the model server; 32 partitions."""
     events = bench.events(20_000)
     model = {"family": "mlp", "units": 16, "layers": 2}
-    stream = bench.stream(features=784, past=1, horizon=10, partitions=32, model=model)
-    stream.send(series(100, range(events // 100), 784))
+    stream = bench.stream(features=784, past=1, horizon=10, partitions=32, model=model, array=True)
+    points = series(100, range(events // 100), 784)
+    stream.send_raw((key, time_ms, as_array_json(key, time_ms, values)) for key, time_ms, values in points)
     with stream.real_model() as parameters:
         rounds = [_rate(stream, events) for _ in range(bench.repeat)]
-    return medians(rounds) | {"parameters": parameters, "cpu_us_by_stage": _stages(stream.spec, 100, 20_000)}
+    by_stage = _stages(stream.spec, 100, 20_000, write=as_array_json, numbers=784)
+    return medians(rounds) | {"parameters": parameters, "cpu_us_by_stage": by_stage}
 
 
 def stages(bench: Bench) -> dict[str, Any]:
@@ -283,7 +296,8 @@ class _Instant:
 class _Sent:
     """In the place of a producer, so that writing a record is measured and not its way."""
 
-    def send(self, *arguments: Any, **settings: Any) -> None: ...
+    def send_all(self, topic: str, records: Sequence[OutRecord]) -> list[Any]:
+        return encoded_batches(records, 0, PRODUCER_SETTINGS["batch_size"])
 
 
 @dataclass
@@ -295,18 +309,25 @@ class _Record:
     headers: Sequence[tuple[str, bytes]] = field(default=())
 
 
-def _stages(spec: Spec, keys: int, events: int) -> dict[str, float]:
+def _stages(
+    spec: Spec,
+    keys: int,
+    events: int,
+    *,
+    write: Callable[[str, int, Sequence[float]], bytes] = as_json,
+    numbers: int = 5,
+) -> dict[str, float]:
     poll, warm = spec.kafka.max_poll_records, keys * (spec.window.past + 1)
     windowing, reader = Windowing(spec), EventReader(spec)
     partition = Partition(spec, windowing, reader, name="bench[0]", partitions=1, start_offset=0, live_from=warm)
-    predictor, outputs = Predictor(spec, windowing, _Instant(spec)), Outputs(spec)
+    predictor, outputs = Predictor(spec, windowing, _Instant(spec)), Outputs(spec.topics, PredictionWriter(spec))
     steps = range(-(-(warm + events) // keys))
-    source = enumerate(series(keys, steps, len(reader.fields)))
+    source = enumerate(series(keys, steps, numbers))
     now_ms = time.time_ns() // 10**6
 
     def records(most: int) -> list[_Record]:
         taken = (one for one, _ in zip(source, range(most), strict=False))
-        return [_Record(offset, key.encode(), as_json(key, at, values)) for offset, (key, at, values) in taken]
+        return [_Record(offset, key.encode(), write(key, at, values)) for offset, (key, at, values) in taken]
 
     for start in range(0, warm, poll):
         partition.replay(records(min(poll, warm - start)))

@@ -32,6 +32,8 @@ from streaming.topics import NewTopic, TopicAdmin, connect
 
 START_MS = 1_700_000_000_000
 STEP_MS = 1_000
+ARRAY = {"name": "f", "field": "values"}
+ARRAY_TARGET = {"name": "target", "role": "target", "field": "values", "index": 0}
 
 
 class Bench:
@@ -52,9 +54,10 @@ class Bench:
         horizon: int = 24,
         partitions: int = 4,
         model: Mapping[str, Any] | None = None,
+        array: bool = False,
         **kafka: Any,
     ) -> Stream:
-        """A stream of its own: topics, group and model server."""
+        """A stream of its own: topics, group and model server; `array`: its numbers are one member of an event."""
         name = f"bench-{uuid.uuid4().hex[:8]}"
         document = {
             "stream": {
@@ -62,7 +65,9 @@ class Bench:
                 "key": "key",
                 "time": {"field": "time", "format": "epoch_ms"},
                 "time_range": ["2020-01-01", "2100-01-01"],
-                "features": [{"name": f"f{n}", "role": "past" if n else "target"} for n in range(features)],
+                "features": [ARRAY | {"role": "past", "length": features}, ARRAY_TARGET | {"length": features}]
+                if array
+                else [{"name": f"f{n}", "role": "past" if n else "target"} for n in range(features)],
             },
             "grid": {"step": f"{STEP_MS}ms", "regular": True, "max_disorder": "1h"},
             "window": {"past": past, "horizon": horizon},
@@ -313,6 +318,11 @@ class Consumer:
 def as_json(key: str, time_ms: int, values: Sequence[float]) -> bytes:
     """An event."""
     return orjson.dumps({"key": key, "time": time_ms} | {f"f{n}": number for n, number in enumerate(values)})
+
+
+def as_array_json(key: str, time_ms: int, values: Sequence[float]) -> bytes:
+    """An event whose numbers are one member."""
+    return orjson.dumps({"key": key, "time": time_ms, "values": values})
 
 
 def series(keys: int, steps: range, features: int) -> Iterator[tuple[str, int, Sequence[float]]]:
