@@ -129,7 +129,7 @@ def test_latency_is_the_request_s_and_not_the_waiting_s(scripted: Scripted, addr
     with ServingClient(spec_for(address)) as client:
         waiting = client.ask(INPUTS)
         time.sleep(0.4)
-        assert 100 <= waiting().latency_ms < 390
+        assert 95 <= waiting().latency_ms < 390  # its clock starts once it is sent
 
 
 def test_several_requests_are_under_way(scripted: Scripted, address: str) -> None:
