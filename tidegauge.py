@@ -720,6 +720,35 @@ def probation(spec: SpecFile, as_json: AsJson = False) -> None:
     raise typer.Exit(result.exit_code)
 
 
+@app.command()
+def schedule(
+    spec: SpecFile,
+    inputs: Annotated[
+        list[str] | None, typer.Option("--input", help="For `retrain`: files or patterns; else the input topic.")
+    ] = None,
+    once: Annotated[bool, typer.Option("--once", help="Look once, start all that is due, and end.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Start `retrain` at cron times, on fresh data and on drift, and `probation` between them, one at a time.
+
+    Until stopped: SIGTERM and Ctrl-C end a run that is under way so that the next schedule goes on with it. With --once
+    the exit code is that of the last run that failed, else 0.
+    """
+    from threading import Event
+
+    from flows.schedule import Scheduler
+    from schemas.spec import load_spec
+
+    stopping = Event()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, lambda *_: stopping.set())
+    scheduler = Scheduler(load_spec(spec), spec, inputs=inputs or (), stopping=stopping, report=_reporter(as_json))
+    scheduler.run(once=once)
+    runs = dict(scheduler.runs)
+    _show(runs, as_json, lambda: [f"{name}: {count}" for name, count in runs.items()] or ["nothing was due"])
+    raise typer.Exit(scheduler.failed if once else 0)
+
+
 # --- output ---
 
 

@@ -29,7 +29,7 @@ def prepare_topics(admin: TopicAdmin, spec: Spec | TextSpec, *, oldest_ms: int |
         topics.append(spec.topics.late)
     created = admin.create([_wanted(topic) for topic in topics])
     if oldest_ms is None:
-        oldest_ms = _newest_ms(admin, spec.topics.input.name)
+        oldest_ms = newest_ms(admin, spec.topics.input.name)
     warnings = []
     for topic in topics:
         settings = admin.describe(topic.name)
@@ -50,7 +50,8 @@ def prepare_topics(admin: TopicAdmin, spec: Spec | TextSpec, *, oldest_ms: int |
     return warnings
 
 
-def _newest_ms(admin: TopicAdmin, name: str) -> int | None:
+def newest_ms(admin: TopicAdmin, name: str) -> int | None:
+    """The greatest record time in a topic, epoch milliseconds; None where it holds no record, or does not exist."""
     settings = admin.describe(name)
     found = [admin.newest_ms(name, number) for number in range(settings.partitions if settings else 0)]
     return max((time_ms for time_ms in found if time_ms is not None), default=None)
