@@ -45,6 +45,7 @@ from pipelines.window_partitions import WindowPartitionFn
 from schemas.dataset import DatasetFolder, EventCounts, Manifest, Shard, Split, Statistics
 from schemas.errors import InputError
 from schemas.spec import Spec
+from schemas.units import ms_to_iso
 
 DEAD_LETTERS_FOLDER = "dead-letters"
 
@@ -80,7 +81,8 @@ def ingest(
       overwrite: replace the dataset that is there.
       baseline: an earlier dataset to compare with, by the limits of `spec.checks`.
       interval: start and end (exclusive), ISO 8601. The windows whose horizon ends in it become a span of the dataset,
-        in place of an earlier one of the same interval; the dataset's other spans stay. Files only.
+        in place of an earlier one of the same interval; the dataset's other spans stay. Of a topic that is named
+        without a range only what can matter is read: record times must not be before their event times.
     Returns:
       The dataset's manifest, or the span's.
     Raises:
@@ -91,11 +93,7 @@ def ingest(
     """
     splits = Splitter(spec, all_origins=all_origins).names
     span = None if interval is None else Span.of(spec, interval)
-    if span is not None and any(pattern.startswith(KAFKA) for pattern in inputs):
-        raise InputError(
-            "--interval: expected files, got a topic: name its range instead (kafka:TOPIC?start=...&end=...)"
-        )
-    files = match_inputs(spec, inputs)
+    files = match_inputs(spec, inputs if span is None else [_ranged(spec, pattern, span) for pattern in inputs])
     place = Path(output) if span is None else span_place(Path(output), span)
     with building(place, overwrite=overwrite or span is not None) as folder:
         run_pipeline(
@@ -114,6 +112,14 @@ def ingest(
             raise InputError("\n".join(f"{output}: not published: {line}" for line in failure_lines(validation)))
         complete(folder, spec, manifest, statistics, validation)
     return manifest
+
+
+def _ranged(spec: Spec, pattern: str, span: Span) -> str:
+    """A topic's name, with where to begin reading for a span: what came earlier can be late for no step of it."""
+    if not pattern.startswith(KAFKA) or "?" in pattern:
+        return pattern
+    start_ms = span.first_ms - spec.grid.max_disorder - spec.grid.max_skew
+    return f"{pattern}?start={ms_to_iso(max(start_ms, 0))}"
 
 
 def build_job(

@@ -78,7 +78,7 @@ class ReadEventsFn(beam.DoFn):  # type: ignore[misc]
                     rows += batch.rows
                     if self._span is not None:
                         rows -= int(np.count_nonzero(~self._span.holds(events.time_ms)))
-                        events = events.filter(self._span.needs(events.time_ms))
+                        events = self._span.needed(events)
                     if len(events):
                         waiting.append(events)
                         size += packed_size(events)
@@ -89,6 +89,8 @@ class ReadEventsFn(beam.DoFn):  # type: ignore[misc]
                         lines = b"".join(dead.json_line() for _, dead in batch.dead)
                         letters.append((batch.dead[0][0], writer.append(lines)))
                         reasons.update(dead.reason for _, dead in batch.dead)
+                    if self._span is not None and self._span.has_arrived(batch.events):
+                        break
                 spill()
         except TidegaugeError as exc:
             yield _failure(piece.file, exc)

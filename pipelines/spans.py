@@ -4,6 +4,9 @@ A span owns the windows whose last horizon step lies in its interval. Which wind
 decided by the events from `Span.first_ms` to `Span.last_ms`: far enough back for the past and its fills, far enough
 ahead for every event that can still close a step of the interval. So spans laid end to end hold the windows of one
 ingest of the whole, whatever is read beside.
+
+In a topic, order of arrival decides too: there those are the events that came before the partition's clock was at
+`Span.arrived_ms`, since any later one is either too late for its step or of no step of the interval.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipelines.kernels.grid import Bool, Int64
+from pipelines.sources.event_batch import EventBatch
 from schemas.errors import InputError, SpecError
 from schemas.spec import Spec
 from schemas.split_spec import FractionSplit
@@ -25,6 +29,7 @@ class Span:
     end_ms: int
     first_ms: int
     last_ms: int
+    arrived_ms: int
     horizon_ms: int
 
     @classmethod
@@ -50,7 +55,8 @@ class Span:
         if start_ms >= end_ms:
             raise InputError(f"--interval: expected a start before the end, got {interval[0]} and {interval[1]}")
         context_ms = (past + horizon + spec.grid.max_gap) * step
-        return cls(start_ms, end_ms, start_ms - context_ms, end_ms + spec.span_ms, horizon * step)
+        first_ms, last_ms = start_ms - context_ms, end_ms + spec.span_ms
+        return cls(start_ms, end_ms, first_ms, last_ms, last_ms + spec.grid.max_disorder, horizon * step)
 
     @property
     def folder(self) -> str:
@@ -68,7 +74,13 @@ class Span:
         held: Bool = (time_ms >= self.start_ms) & (time_ms < self.end_ms)
         return held
 
-    def needs(self, time_ms: Int64) -> Bool:
-        """bool, the same shape: which events decide about the span's windows."""
-        needed: Bool = (time_ms >= self.first_ms) & (time_ms < self.last_ms)
-        return needed
+    def needed(self, events: EventBatch) -> EventBatch:
+        """The events that decide about the span's windows, or are of its interval."""
+        before_end = events.time_ms < self.last_ms
+        if events.clock_ms is not None:  # what came much too late stays, to be counted
+            before_end |= events.clock_ms < self.arrived_ms
+        return events.filter((events.time_ms >= self.first_ms) & before_end)
+
+    def has_arrived(self, events: EventBatch) -> bool:
+        """Whether what comes after these events, in order of arrival, decides about nothing any more."""
+        return events.clock_ms is not None and len(events) > 0 and int(events.clock_ms[-1]) >= self.arrived_ms

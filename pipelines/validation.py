@@ -72,7 +72,7 @@ def _keys(limits: Checks, statistics: Statistics, baseline: Statistics) -> Itera
     new = [key for key in now if key not in before]
     both = [key for key in now if key in before]
     detail = f"{len(new)} of {len(now)} keys are not in the baseline{_some(new)}"
-    yield _check("new_keys", None, len(new) / len(now), limits.max_new_keys, detail)
+    yield _check("new_keys", None, len(new) / max(len(now), 1), limits.max_new_keys, detail)
     broken = [key for key in both if now[key].interval_ms != before[key].interval_ms]
     detail = f"{len(broken)} of {len(both)} keys have another time between events{_some(broken)}"
     yield _check("broken_step", None, len(broken) / len(both) if both else 0.0, limits.max_broken_step, detail)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +149,28 @@ def test_a_topic_that_is_not_there_and_a_broker_that_does_not_answer(
     away = tiny_spec(kafka={"bootstrap_servers": "127.0.0.1:9"})
     with pytest.raises(BrokerError, match=r"broker 127\.0\.0\.1:9 does not answer"):
         match_inputs(away, ["kafka:x"])
+
+
+def test_spans_of_a_topic_laid_end_to_end_are_one_backfill_of_the_whole(
+    kafka: Kafka, topic: str, tmp_path: Path
+) -> None:
+    spec = spec_of(kafka, topic)
+    spec = spec.model_copy(update={"grid": spec.grid.model_copy(update={"max_skew": 20})})
+    whole = ingest(spec, inputs=[f"kafka:{topic}"], output=str(tmp_path / "whole"), all_origins=True)
+    cuts = ("1969-12-31", "1970-01-01T00:00:00.400Z", "1970-01-01T00:00:01.150Z", "1970-01-02")
+    spans = [
+        ingest(spec, inputs=[f"kafka:{topic}"], output=str(tmp_path / "spans"), all_origins=True, interval=interval)
+        for interval in pairwise(cuts)
+    ]
+    parts = [read_windows(path, "all") for path in sorted((tmp_path / "spans" / "spans").iterdir())]
+    found = {place: window for part in parts for place, window in part.items()}
+    assert sum(map(len, parts)) == len(found)
+    assert {place: window.past.tobytes() for place, window in found.items()} == {
+        place: window.past.tobytes() for place, window in read_windows(tmp_path / "whole", "all").items()
+    }
+    for outcome in ("used", "duplicate"):
+        assert sum(getattr(span.events, outcome) for span in spans) == getattr(whole.events, outcome)
+    assert spans[-1].inputs[0] != whole.inputs[0]  # it did not begin at the topic's first record
 
 
 def test_files_and_topics_do_not_mix(kafka: Kafka) -> None:
