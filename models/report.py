@@ -1,58 +1,22 @@
-"""An evaluation as one HTML file, to be read in a browser: no script, no other file, light and dark, on a phone too.
-
-Keys, names and units come from other people's data. They stand in the page's text alone, escaped: never in a plot,
-whose text a plotting library may interpret, and never in a file's name.
-"""
+"""An evaluation as one HTML file, to be read in a browser (`models.page`)."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from models.evaluation import Evaluation, Example, skill_name, skills_of
+from models.page import BLUE, COLOURS, GREY, INK, ORANGE, Plot, axes, number, percent, style, svg, write_page
 from pipelines.kernels.metrics import central_intervals
 from schemas.spec import Spec
 from schemas.units import format_duration, ms_to_iso
 
 KEYS_SHOWN = 100
 """Of the table of keys: those with the least skill."""
-
-_INK = "#010203"
-"""Stands for the page's own text colour, light or dark, in a plot."""
-_BLUE, _ORANGE, _GREY = "#3b82f6", "#f0883e", "#8b98a5"
-_COLOURS = (_ORANGE, "#2fa36b", "#a371f7", "#d1495b")
-_STYLE = {
-    "svg.fonttype": "none",
-    "text.parse_math": False,
-    "text.color": _INK,
-    "axes.labelcolor": _INK,
-    "axes.edgecolor": _GREY,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": _GREY,
-    "grid.alpha": 0.25,
-    "legend.frameon": False,
-    "font.family": "sans-serif",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class _Plot:
-    svg: Markup
-    caption: str
 
 
 def write_report(path: Path, spec: Spec, evaluation: Evaluation, *, epochs: Sequence[Mapping[str, Any]] = ()) -> None:
@@ -64,22 +28,18 @@ def write_report(path: Path, spec: Spec, evaluation: Evaluation, *, epochs: Sequ
       evaluation: of a split.
       epochs: the records of the training run (`metrics.jsonl`), where there was one.
     """
-    templates = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    with mpl.rc_context(_STYLE):
-        text = templates.get_template("report.html.jinja").render(_contents(spec, evaluation, epochs))
-    path.write_text(text, encoding="utf-8")
+    with style():
+        write_page(path, "report.html.jinja", _contents(spec, evaluation, epochs))
 
 
 def summary_lines(document: Mapping[str, Any]) -> list[str]:
     """An evaluation in a few lines of text."""
-    skills = ", ".join(f"{_percent(skill)} against {name}" for name, skill in skills_of(document).items())
+    skills = ", ".join(f"{percent(skill)} against {name}" for name, skill in skills_of(document).items())
     lines = [f"{document['split']}: {document['windows']} windows, {document['cells']} observed steps; skill {skills}"]
     for name, found in document["targets"].items():
         unit = f" ({found['unit']})" if found["unit"] else ""
-        parts = [f"{score.upper()} {_number(found[score])}" for score in ("mae", "rmse", "mase", "smape", "owa")]
-        parts += [f"{_percent(share)} within {_percent(float(k), 0)}" for k, share in found.get("coverage", {}).items()]
+        parts = [f"{score.upper()} {number(found[score])}" for score in ("mae", "rmse", "mase", "smape", "owa")]
+        parts += [f"{percent(share)} within {percent(float(k), 0)}" for k, share in found.get("coverage", {}).items()]
         lines.append(f"  {name}{unit}: {', '.join(parts)}")
     return lines
 
@@ -107,12 +67,12 @@ def _contents(spec: Spec, evaluation: Evaluation, epochs: Sequence[Mapping[str, 
 
 def _tiles(document: Mapping[str, Any]) -> list[tuple[str, str]]:
     standard = document["standardised"]
-    tiles = [(f"skill against {name}", _percent(skill)) for name, skill in skills_of(document).items()]
-    tiles += [("MAE, standardised", _number(standard["mae"])), ("MSE, standardised", _number(standard["mse"]))]
+    tiles = [(f"skill against {name}", percent(skill)) for name, skill in skills_of(document).items()]
+    tiles += [("MAE, standardised", number(standard["mae"])), ("MSE, standardised", number(standard["mse"]))]
     [first, *others] = document["targets"].values()
     if not others:
-        tiles += [("MASE", _number(first["mase"])), ("sMAPE", _number(first["smape"])), ("OWA", _number(first["owa"]))]
-        tiles += [(f"within {_percent(float(k), 0)}", _percent(v)) for k, v in first.get("coverage", {}).items()]
+        tiles += [("MASE", number(first["mase"])), ("sMAPE", number(first["smape"])), ("OWA", number(first["owa"]))]
+        tiles += [(f"within {percent(float(k), 0)}", percent(v)) for k, v in first.get("coverage", {}).items()]
     return tiles
 
 
@@ -148,14 +108,14 @@ def _table(yardsticks: Sequence[str], groups: Mapping[str, Mapping[str, Any]], l
     heads = [label.replace("_", " "), "cells", "MAE", "RMSE", "sMAPE", "MASE"]
     heads += [f"skill: {name}" for name in yardsticks]
     heads += ["CRPS"] if intervals else []
-    heads += [head for name in intervals for head in (f"in {_percent(float(name), 0)}", "MSIS")]
+    heads += [head for name in intervals for head in (f"in {percent(float(name), 0)}", "MSIS")]
     rows = []
     for group, scores in groups.items():
-        row = [group, f"{scores['cells']:,}", *(_number(scores[score]) for score in ("mae", "rmse", "smape", "mase"))]
-        row += [_percent(scores[skill_name(name)]) for name in yardsticks]
-        row += [_number(scores["crps"])] if intervals else []
+        row = [group, f"{scores['cells']:,}", *(number(scores[score]) for score in ("mae", "rmse", "smape", "mase"))]
+        row += [percent(scores[skill_name(name)]) for name in yardsticks]
+        row += [number(scores["crps"])] if intervals else []
         for name in intervals:
-            row += [_percent(scores["coverage"][name]), _number(scores["msis"][name])]
+            row += [percent(scores["coverage"][name]), number(scores["msis"][name])]
         rows.append(row)
     return {"heads": heads, "rows": rows}
 
@@ -166,7 +126,7 @@ def _anomalies(found: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     heads = ["key", "target", "time", "observed", "forecast", "lower", "upper", "score"]
     rows = [
         [one["key"], one["target"], ms_to_iso(one["time_ms"])]
-        + [_number(one[name]) for name in ("observed", "forecast", "lower", "upper", "score")]
+        + [number(one[name]) for name in ("observed", "forecast", "lower", "upper", "score")]
         for one in found
     ]
     return {"heads": heads, "rows": rows}
@@ -186,97 +146,73 @@ def _facts(spec: Spec, document: Mapping[str, Any]) -> dict[str, Any]:
     return {"heads": ["", ""], "rows": rows}
 
 
-def _curve(epochs: Sequence[Mapping[str, Any]]) -> _Plot:
-    figure, axes = _axes(7, 2.6)
+def _curve(epochs: Sequence[Mapping[str, Any]]) -> Plot:
+    figure, plot = axes(7, 2.6)
     numbers = [record["epoch"] for record in epochs]
-    axes.plot(numbers, [record["loss"] for record in epochs], marker=".", color=_GREY, label="training")
-    axes.plot(numbers, [record["val_loss"] for record in epochs], marker=".", color=_BLUE, label="validation")
-    axes.set(xlabel="epoch", ylabel="loss")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.legend()
-    return _Plot(_svg(figure), "Loss by epoch, standardised.")
+    plot.plot(numbers, [record["loss"] for record in epochs], marker=".", color=GREY, label="training")
+    plot.plot(numbers, [record["val_loss"] for record in epochs], marker=".", color=BLUE, label="validation")
+    plot.set(xlabel="epoch", ylabel="loss")
+    plot.xaxis.set_major_locator(MaxNLocator(integer=True))
+    plot.legend()
+    return Plot(svg(figure), "Loss by epoch, standardised.")
 
 
-def _by_horizon(steps: Sequence[Mapping[str, Any]], yardsticks: Sequence[str]) -> _Plot:
-    figure, axes = _axes()
+def _by_horizon(steps: Sequence[Mapping[str, Any]], yardsticks: Sequence[str]) -> Plot:
+    figure, plot = axes()
     numbers = np.arange(1, len(steps) + 1)
-    for number, name in enumerate(yardsticks):
+    for place, name in enumerate(yardsticks):
         values = _values(steps, f"mae_{name}")
-        axes.plot(numbers, values, color=_COLOURS[number % len(_COLOURS)], linewidth=1, label=name)
-    axes.plot(numbers, _values(steps, "mae"), color=_BLUE, linewidth=2, label="model")
-    axes.set(xlabel="step of the horizon", ylabel="MAE", ylim=(0, None))
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.legend()
-    return _Plot(_svg(figure), "Mean absolute error by step of the horizon.")
+        plot.plot(numbers, values, color=COLOURS[place % len(COLOURS)], linewidth=1, label=name)
+    plot.plot(numbers, _values(steps, "mae"), color=BLUE, linewidth=2, label="model")
+    plot.set(xlabel="step of the horizon", ylabel="MAE", ylim=(0, None))
+    plot.xaxis.set_major_locator(MaxNLocator(integer=True))
+    plot.legend()
+    return Plot(svg(figure), "Mean absolute error by step of the horizon.")
 
 
-def _skills(scores: Mapping[str, Any], yardsticks: Sequence[str]) -> _Plot:
-    figure, axes = _axes()
+def _skills(scores: Mapping[str, Any], yardsticks: Sequence[str]) -> Plot:
+    figure, plot = axes()
     values = [scores[skill_name(name)] or 0.0 for name in yardsticks]
-    bars = axes.barh(list(yardsticks), values, color=[_BLUE if value > 0 else _ORANGE for value in values], height=0.5)
-    axes.bar_label(bars, [f"{value:+.1%}" for value in values], padding=4)
-    axes.axvline(0, color=_INK, linewidth=0.8)
-    axes.set(xlabel="skill: 1 - MAE / its MAE")
-    axes.margins(x=0.25)
-    axes.invert_yaxis()
-    return _Plot(_svg(figure), "Skill against forecasts that take no model. Above 0 is better than they are.")
+    bars = plot.barh(list(yardsticks), values, color=[BLUE if value > 0 else ORANGE for value in values], height=0.5)
+    plot.bar_label(bars, [f"{value:+.1%}" for value in values], padding=4)
+    plot.axvline(0, color=INK, linewidth=0.8)
+    plot.set(xlabel="skill: 1 - MAE / its MAE")
+    plot.margins(x=0.25)
+    plot.invert_yaxis()
+    return Plot(svg(figure), "Skill against forecasts that take no model. Above 0 is better than they are.")
 
 
-def _reliability(scores: Mapping[str, Any]) -> _Plot:
-    figure, axes = _axes()
-    axes.plot((0, 1), (0, 1), color=_GREY, linewidth=1, label="reliable")
+def _reliability(scores: Mapping[str, Any]) -> Plot:
+    figure, plot = axes()
+    plot.plot((0, 1), (0, 1), color=GREY, linewidth=1, label="reliable")
     below = [(float(level), share) for level, share in scores["below"].items() if share is not None]
-    axes.plot(*np.array(below, float).reshape(-1, 2).T, marker="o", color=_BLUE, label="quantiles")
+    plot.plot(*np.array(below, float).reshape(-1, 2).T, marker="o", color=BLUE, label="quantiles")
     covered = [(float(level), share) for level, share in scores["coverage"].items() if share is not None]
-    axes.plot(*np.array(covered, float).reshape(-1, 2).T, "s", color=_ORANGE, label="intervals")
-    axes.set(xlabel="said", ylabel="came true", xlim=(0, 1), ylim=(0, 1))
-    axes.legend()
-    return _Plot(_svg(figure), "How often observations lay below each quantile, and within each interval.")
+    plot.plot(*np.array(covered, float).reshape(-1, 2).T, "s", color=ORANGE, label="intervals")
+    plot.set(xlabel="said", ylabel="came true", xlim=(0, 1), ylim=(0, 1))
+    plot.legend()
+    return Plot(svg(figure), "How often observations lay below each quantile, and within each interval.")
 
 
-def _example(spec: Spec, one: Example, column: int) -> _Plot:
-    figure, axes = _axes()
+def _example(spec: Spec, one: Example, column: int) -> Plot:
+    figure, plot = axes()
     horizon = spec.window.horizon
     shown = min(len(one.past), 3 * horizon)
     before, after = np.arange(-shown, 0), np.arange(horizon)
-    axes.plot(
-        np.concatenate((before, after)), np.concatenate((one.past[-shown:, column], one.actual[:, column])), color=_GREY
+    plot.plot(
+        np.concatenate((before, after)), np.concatenate((one.past[-shown:, column], one.actual[:, column])), color=GREY
     )
     if one.quantiles is not None:
         for low, high in central_intervals(spec.quantile_levels).values():
             bounds = one.quantiles[:, column, low], one.quantiles[:, column, high]
-            axes.fill_between(after, *bounds, color=_BLUE, alpha=0.15, linewidth=0)
-    axes.plot(after, one.mean[:, column], color=_BLUE, linewidth=2)
-    axes.axvline(-0.5, color=_GREY, linewidth=0.8, linestyle=":")
-    axes.set(xlabel="step from the origin")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            plot.fill_between(after, *bounds, color=BLUE, alpha=0.15, linewidth=0)
+    plot.plot(after, one.mean[:, column], color=BLUE, linewidth=2)
+    plot.axvline(-0.5, color=GREY, linewidth=0.8, linestyle=":")
+    plot.set(xlabel="step from the origin")
+    plot.xaxis.set_major_locator(MaxNLocator(integer=True))
     target = spec.targets[column].name if len(spec.targets) > 1 else ""
-    return _Plot(_svg(figure), " · ".join(filter(None, (one.key, target, ms_to_iso(one.origin_ms)))))
-
-
-def _axes(width: float = 4.6, height: float = 2.8) -> tuple[Any, Any]:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    figure.patch.set_alpha(0)
-    axes = figure.subplots()
-    axes.patch.set_alpha(0)
-    return figure, axes
-
-
-def _svg(figure: Any) -> Markup:
-    """A figure as an SVG element of a page."""
-    file = io.StringIO()
-    figure.savefig(file, format="svg", metadata={"Date": None})
-    drawn = file.getvalue()
-    return Markup(drawn[drawn.index("<svg") :].replace(_INK, "currentColor"))  # noqa: S704 (nothing of the data's text is in it)
+    return Plot(svg(figure), " · ".join(filter(None, (one.key, target, ms_to_iso(one.origin_ms)))))
 
 
 def _values(steps: Sequence[Mapping[str, Any]], name: str) -> list[float]:
     return [np.nan if step[name] is None else step[name] for step in steps]
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4g}"
-
-
-def _percent(value: float | None, digits: int = 1) -> str:
-    return "–" if value is None else f"{value:.{digits}%}"

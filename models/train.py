@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import tempfile
@@ -14,6 +15,7 @@ from typing import Any
 
 import keras
 import tensorflow as tf
+from numpy.typing import NDArray
 from rich.console import Console
 
 from models import layout, objective, stored
@@ -36,6 +38,8 @@ from schemas.errors import DatasetError, ModelError
 from schemas.model_spec import EnsembleModel
 from schemas.spec import Spec, require_targets
 from schemas.split_spec import SPLITS
+
+Weights = list[NDArray[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +73,7 @@ def train(
     quiet: bool = False,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
     strategy: Kind = "one",
+    warm_from: str | os.PathLike[str] | None = None,
 ) -> RunSummary:
     """Trains a model and leaves all that belongs to it in a folder (`models.layout` says what).
 
@@ -83,10 +88,12 @@ def train(
       checkpoint_seconds: between checkpoints within an epoch; there is one at the end of each epoch anyway.
       strategy: over which devices (`models.distribution`). Of several processes the chief writes the run; to resume it,
         the others must see its folder.
+      warm_from: the folder of an earlier run, with whose weights training begins. The normalisation is the new
+        dataset's.
     Raises:
       SpecError: the stream has no target (`models.window_classes` trains on labels).
-      ModelError: the spec has no model, the folder is taken or cannot be written, the run in it is another, or the loss
-        is no number any more.
+      ModelError: the spec has no model, the folder is taken or cannot be written, the run in it is another, that of
+        `warm_from` is of another model, or the loss is no number any more.
       Interrupted: it was asked to stop, and can be resumed.
       DatasetError: the dataset is not the spec's, is damaged, or a split of it is empty.
     """
@@ -95,12 +102,17 @@ def train(
     distribution = Distribution(strategy)
     folder = open_dataset(spec, data)
     record = {"spec": spec.semantic_document(), "family": family_of(spec), "lineage": lineage(folder)}
+    start = None if warm_from is None else weights_to_start_from(spec, warm_from)
+    if start is not None:
+        record["started_from"] = {"weights_sha256": _digest(start)}
     with _folder_of(distribution, Path(output), resume=resume) as run:
         begun = open_run(run, record, resume=resume)
         if "outcome" in begun:
             return RunSummary(**begun["outcome"])
         console = Console(stderr=True, quiet=quiet or not distribution.is_chief)
-        found = fit(spec, folder, run, console, checkpoint_seconds=checkpoint_seconds, distribution=distribution)
+        found = fit(
+            spec, folder, run, console, checkpoint_seconds=checkpoint_seconds, distribution=distribution, start=start
+        )
         return finish(run, spec, folder, begun | found.record, found.descent, started=started)
 
 
@@ -121,6 +133,7 @@ def fit(
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
     distribution: Distribution | None = None,
     stop_after: int | None = None,
+    start: Weights | None = None,
 ) -> Fit:
     """Fits the spec's model, by descent or in closed form, and keeps it in the run's folder.
 
@@ -132,6 +145,7 @@ def fit(
       checkpoint_seconds: between checkpoints within an epoch.
       distribution: over which devices.
       stop_after: of a descent, so many epochs now; it can go on later.
+      start: the weights that a descent begins with; new ones when left out.
     Raises:
       ModelError, Interrupted: as for `train`.
     """
@@ -142,7 +156,8 @@ def fit(
         if distribution is not None and distribution.replicas > 1:
             raise ModelError(f"$.model.family: '{family_of(spec)}' is fitted on one device (--strategy one)")
         return Fit(Descent([], 0), {"fit": _fit(family, spec, folder, run, console)})
-    return Fit(_descend(spec, folder, run, console, checkpoint_seconds, distribution or Distribution(), stop_after), {})
+    spread = distribution or Distribution()
+    return Fit(_descend(spec, folder, run, console, checkpoint_seconds, spread, stop_after, start), {})
 
 
 def finish(
@@ -206,6 +221,28 @@ def family_of(spec: Spec) -> str:
     return spec.model.family
 
 
+def weights_to_start_from(spec: Spec, run: str | os.PathLike[str]) -> Weights:
+    """The weights of an earlier run, to train a spec's model on from.
+
+    Raises:
+      ModelError: there is no such run, its model is another one, or one that is not trained by descent.
+    """
+    if is_fitted(spec):
+        raise ModelError(f"$.model.family: '{family_of(spec)}' is fitted in one go, and starts from no weights")
+    kept = stored.load(run)
+    if (kept.spec.model, kept.spec.window_fingerprint) != (spec.model, spec.window_fingerprint):
+        raise ModelError(f"{run}: expected a run of this spec's model and windows to start from, got another")
+    weights: Weights = kept.model.get_weights()
+    return weights
+
+
+def _digest(weights: Weights) -> str:
+    digest = hashlib.sha256()
+    for array in weights:
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
 def is_fitted(spec: Spec) -> bool:
     """Whether the spec's family is fitted without descent."""
     return isinstance(FAMILIES.get(family_of(spec)), FittedFamily)
@@ -262,12 +299,15 @@ def _descend(
     checkpoint_seconds: float,
     distribution: Distribution,
     stop_after: int | None,
+    start: Weights | None,
 ) -> Descent:
     """Trains until the validation loss no longer falls, and keeps the best epoch's model in the run's folder."""
     options = spec.training
     keras.utils.set_random_seed(options.seed)
     with distribution.scope():
         model = build_forecaster(spec, folder.statistics, precision=options.precision)
+        if start is not None:
+            model.set_weights(start)
 
     add_deviation = objective.add_deviation(spec, Constants.of(spec, folder.statistics))
     supervise = objective.supervise(spec)
