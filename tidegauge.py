@@ -705,6 +705,97 @@ def demo(
     raise typer.Exit(0 if result.holds else 1)
 
 
+# --- the loop ---
+
+
+@app.command(context_settings={"allow_extra_args": True})
+def retrain(
+    context: typer.Context,
+    spec: SpecFile,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option("--input", help="Files, patterns or kafka:TOPIC; the spec's input topic when left out."),
+    ] = None,
+    interval: Annotated[
+        tuple[str, str] | None, typer.Option("--interval", metavar="START END", help="The run's (ISO times).")
+    ] = None,
+    as_of: Annotated[
+        str | None, typer.Option("--as-of", help="The newest interval that is over at this ISO time; now.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Do all but publish, record and notify.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Do an interval anew that is finished.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Retrain for one interval: ingest, train, gate against the champion, try on a server, publish, wait until served.
+
+    A run that was killed goes on where it was; one of a finished interval does nothing. Beam's own options go after
+    `--`.
+
+    Exit codes: 0 promoted, 3 nothing to do, 4 refused (the champion goes on serving; the run card says why), 5 another
+    run is under way, 2 bad input, 1 failed (try again), 130 stopped (the next run goes on).
+    """
+    _import_tensorflow()
+    from flows.retrain import retrain as run
+    from schemas.spec import load_spec
+
+    result = run(
+        load_spec(spec),
+        inputs=inputs or (),
+        interval=interval,
+        as_of=as_of,
+        dry_run=dry_run,
+        again=again,
+        beam_args=context.args,
+        report=_reporter(as_json),
+        quiet=as_json,
+    )
+    _show(result.document(), as_json, result.lines)
+    raise typer.Exit(result.exit_code)
+
+
+@app.command()
+def rollback(
+    spec: SpecFile,
+    reason: Annotated[str, typer.Option("--reason", help="Why, for those who read the registry.")],
+    version: Annotated[
+        int | None,
+        typer.Option("--version", min=1, help="The version to go back to; the last good one before the champion."),
+    ] = None,
+    wait: Annotated[bool, typer.Option(help="Wait until the server has it.")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Publish the files of an earlier version as the next one, and keep the champion from coming back."""
+    from flows.rollback import roll_back
+    from schemas.text_spec import load_any_spec
+
+    done = roll_back(load_any_spec(spec), reason=reason, version=version, wait_s=None if wait else 0)
+    _show(done.document(), as_json, done.lines)
+
+
+@app.command()
+def models(spec: SpecFile, as_json: AsJson = False) -> None:
+    """List the model's versions: which one is the champion, and why each was promoted, refused or rolled back."""
+    from flows.model_list import list_models
+    from schemas.text_spec import load_any_spec
+
+    found = list_models(load_any_spec(spec))
+    _show(found.document(), as_json, found.lines)
+
+
+@app.command()
+def prune(
+    spec: SpecFile,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be deleted.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Delete versions, retraining runs and spans that nothing needs any more, by the spec's `retrain.retain`."""
+    from flows.prune import prune as run
+    from schemas.spec import load_spec
+
+    found = run(load_spec(spec), dry_run=dry_run)
+    _show(found.document(), as_json, found.lines)
+
+
 @app.command()
 def probation(spec: SpecFile, as_json: AsJson = False) -> None:
     """Hold the version that was just promoted against the one before it, live, and take it back if it is worse.

@@ -87,6 +87,13 @@ class Registry:
                 raise ModelError(f"{path}: expected a record of the registry: {exc}") from exc
         return found
 
+    def holds(self, version: int | None, export: Path) -> bool:
+        """Whether a version was published from an export, and from no other one, even of the same model."""
+        try:
+            return (self.path(version or 0) / MODEL_FILE).read_bytes() == (export / MODEL_FILE).read_bytes()
+        except OSError:
+            return False
+
     def record_of(self, version: int) -> Record | None:
         """The record of how a version came to be; None where there is none."""
         made = ("pushed", "promoted", "rolled_back")
@@ -153,7 +160,7 @@ class Registry:
                     f"which was taken back: {tombstone.reason}"
                 )
             champion = self.champion()
-            if event == "promoted" and champion is not None and self._is_copy(champion, export):
+            if event == "promoted" and champion is not None and self.holds(champion, export):
                 version, champion = champion, max(self.versions()[:-1], default=None)
                 if self.record_of(version) is not None:
                     return version
@@ -321,10 +328,6 @@ class Registry:
         going = self.folder / f".going-{uuid.uuid4().hex}"
         self.path(version).rename(going)
         shutil.rmtree(going)
-
-    def _is_copy(self, version: int, export: Path) -> bool:
-        published = self.path(version) / MODEL_FILE
-        return published.is_file() and published.read_bytes() == (export / MODEL_FILE).read_bytes()
 
     def _append(self, record: Record) -> None:
         folder = self.folder / REGISTRY_FOLDER

@@ -3,7 +3,7 @@
 Two kinds of section. The *semantic* ones (`stream`, `grid`, `window`, `split`, `model`, `training`, `uncertainty`,
 `evaluation`) say what the windows and the model are, and how it is measured; their canonical form, but for
 `evaluation`'s, is hashed into fingerprints. The *settings* (`source`, `checks`, `dataset`, `kafka`, `serving`,
-`accuracy`, `paths`) say where and how it runs; environment variables override them
+`accuracy`, `retrain`, `paths`) say where and how it runs; environment variables override them
 (`TIDEGAUGE_KAFKA__BOOTSTRAP_SERVERS=...`).
 
 All times and durations are int milliseconds in code; `schemas.units` reads what YAML writes.

@@ -195,6 +195,25 @@ class ServingClient:
         self._last_verified = version
         return version
 
+    def states(self) -> dict[int, str]:
+        """The state of each version that the server knows, such as AVAILABLE or LOADING; none of an unknown model.
+
+        Raises:
+          ServingError: the server does not answer.
+        """
+        request = GetModelStatusRequest()
+        request.model_spec.name = self.model
+        with self._errors_mapped():
+            try:
+                statuses = self._models.GetModelStatus(request, timeout=min(self._deadline_s, STATUS_TIMEOUT_S))
+            except grpc.RpcError as exc:
+                if exc.code() is grpc.StatusCode.NOT_FOUND:
+                    return {}
+                raise
+        return {
+            int(status.version): ModelVersionStatus.State.Name(status.state) for status in statuses.model_version_status
+        }
+
     def ask(self, inputs: Arrays) -> Waiting:
         """Sends one batch to the chosen version, without waiting for the answer.
 
