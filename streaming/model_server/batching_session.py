@@ -2,8 +2,7 @@
 
 The rows of requests that wait for the same outputs, with inputs of the same shape but for the rows, are laid one after
 the other and run together. A batching thread that is free runs at once all that is queued, the oldest kind of request
-first; so an idle server makes nobody wait, and a busy one fills its batches. A request hands its rows over and is told
-when they are done: no thread sleeps for it.
+first; so an idle server makes nobody wait, and a busy one fills its batches.
 
 Sequences of different lengths share a batch only where the model says how they may be lengthened (`SequencePadding`):
 padding that a model does not know to ignore changes its results.
@@ -11,11 +10,11 @@ padding that a model does not know to ignore changes its results.
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -25,7 +24,7 @@ from streaming.model_server.call import Call
 from streaming.model_server.metrics import Metrics
 from streaming.model_server.saved_model_bundle import Executable
 from streaming.model_server.sequence_padding import SequencePadding
-from streaming.model_server.servable import Done, Execution, run_directly
+from streaming.model_server.servable import Execution, run_directly
 from streaming.model_server.signature import TensorRef
 from streaming.model_server.status import (
     Code,
@@ -36,31 +35,67 @@ from streaming.model_server.status import (
 )
 from streaming.tensors import Array
 
-_log = logging.getLogger(__name__)
-
 _IDLE_THREAD_S = 5.0
 
 
-@dataclass(slots=True)
 class _Task:
-    """One request's rows in a queue, and who is told of the outcome."""
+    """One request's rows in a queue, and the thread that waits for what becomes of them."""
 
-    arrays: Sequence[Array]
-    rows: int
-    length: int
-    call: Call
-    done: Done
-    queued_s: float
-    outputs: list[Array] | None = None
-    error: StatusError | None = None
+    __slots__ = ("_left", "_relay", "_sleeping", "arrays", "call", "error", "length", "outputs", "queued_s", "rows")
 
-    def tell(self) -> None:
-        """Hands the outcome over."""
-        outcome: Sequence[Array] | StatusError | None = self.error or self.outputs
-        try:
-            self.done(StatusError(Code.INTERNAL, "The batch has no outputs") if outcome is None else outcome)
-        except Exception:  # the batching thread must live on, whoever is told
-            _log.exception("could not hand over the outcome of a request")
+    def __init__(self, arrays: Sequence[Array], rows: int, length: int, call: Call) -> None:
+        self.arrays = arrays
+        self.rows = rows
+        self.length = length
+        self.call = call
+        self.queued_s = time.monotonic()
+        self.outputs: Sequence[Array] = ()
+        self.error: StatusError | None = None
+        self._sleeping = threading.Lock()
+        self._sleeping.acquire()
+        self._relay: _Relay | None = None
+        self._left = False
+
+    def result(self) -> Sequence[Array]:
+        """Waits for the outputs.
+
+        Raises:
+          StatusError: what the batch came to; DEADLINE_EXCEEDED if the call's time is over first.
+        """
+        remaining_s = max(0.0, self.call.expires_s - time.monotonic())
+        woken = self._sleeping.acquire(timeout=min(remaining_s, threading.TIMEOUT_MAX))
+        self._left = not woken
+        if self._relay is not None:
+            self._relay.pass_on()
+        if not woken:
+            # It may be running by now; then its rows are computed for nobody.
+            raise StatusError(Code.DEADLINE_EXCEEDED, "Deadline exceeded while waiting for a batch")
+        if self.error is not None:
+            raise self.error
+        return self.outputs
+
+    def wake(self, relay: _Relay) -> bool:
+        """Ends the waiting. False if nobody waits any more, who would pass the word on."""
+        self._relay = relay
+        self._sleeping.release()
+        return not self._left
+
+
+class _Relay:
+    """Wakes those who wait for the tasks of a batch, each by the one before.
+
+    Dozens of threads woken at once would all ask for the interpreter's lock, and take it from the one that has it
+    before it is done with its answer.
+    """
+
+    def __init__(self, tasks: Sequence[_Task]) -> None:
+        self._tasks = deque(tasks)
+
+    def pass_on(self) -> None:
+        """Wakes the next. Who leaves while being woken may pass on twice, which does no harm."""
+        with suppress(IndexError):
+            while not self._tasks.popleft().wake(self):
+                pass
 
 
 @dataclass(slots=True)
@@ -85,7 +120,7 @@ class BatchScheduler:
         self._idle = 0
 
     def submit(self, key: object, queue: _Queue, task: _Task) -> None:
-        """Queues a task; its `done` is called in a batching thread.
+        """Queues a task; a batching thread wakes whoever waits for its result.
 
         Args:
           key: of the requests that can share a batch with this one.
@@ -124,8 +159,7 @@ class BatchScheduler:
                         self._threads -= 1
                         return
             queue, batch, dropped = chosen
-            for task in dropped:
-                task.tell()
+            _Relay(dropped).pass_on()
             if batch:
                 self._run_batch(queue, batch)
 
@@ -173,7 +207,7 @@ class BatchScheduler:
         return batch, dropped
 
     def _run_batch(self, queue: _Queue, batch: list[_Task]) -> None:
-        """Runs a batch, and hands each task its rows or its error."""
+        """Runs a batch, gives each task its rows or its error, and wakes who waits for them."""
         pool = (self.parameters.thread_pool_name,)
         now = time.monotonic()
         for task in batch:
@@ -190,8 +224,7 @@ class BatchScheduler:
                 # One request may have spoilt the batch: the others must not pay for it.
                 for task in batch:
                     self._run_alone(queue, task)
-        for task in batch:
-            task.tell()
+        _Relay(batch).pass_on()
 
     def _run_alone(self, queue: _Queue, task: _Task) -> None:
         try:
@@ -218,30 +251,12 @@ class _BatchedExecution:
     def __call__(self, arrays: Sequence[Array], call: Call) -> Sequence[Array]:
         """Runs one request in a batch with others, and waits for it.
 
-        Raises:
-          StatusError: as `submit`; DEADLINE_EXCEEDED if the time is over first.
-        """
-        outcomes: list[Sequence[Array] | StatusError] = []
-        told = threading.Event()
-
-        def done(outcome: Sequence[Array] | StatusError) -> None:
-            outcomes.append(outcome)
-            told.set()
-
-        self.submit(arrays, call, done)
-        if not told.wait(min(max(0.0, call.expires_s - time.monotonic()), threading.TIMEOUT_MAX)):
-            # It may be running by now; then its rows are computed for nobody.
-            raise StatusError(Code.DEADLINE_EXCEEDED, "Deadline exceeded while waiting for a batch")
-        if isinstance(outcomes[0], StatusError):
-            raise outcomes[0]
-        return outcomes[0]
-
-    def submit(self, arrays: Sequence[Array], call: Call, done: Done) -> None:
-        """Hands one request over to a batch; `done` is told its rows of the outputs, or its error.
+        Returns:
+          Its rows of the outputs.
 
         Raises:
           StatusError: INVALID_ARGUMENT for inputs that have no common number of rows, or too many; UNAVAILABLE, the
-            queue is full.
+            queue is full; DEADLINE_EXCEEDED; what the model says.
         """
         rows = _rows(arrays)
         parameters = self._scheduler.parameters
@@ -252,8 +267,7 @@ class _BatchedExecution:
                 )
             size = parameters.max_execution_batch_size
             parts = [self([array[start : start + size] for array in arrays], call) for start in range(0, rows, size)]
-            done([np.concatenate(columns) for columns in zip(*parts, strict=True)])
-            return
+            return [np.concatenate(columns) for columns in zip(*parts, strict=True)]
         length = bucket = 0
         if self._padding is not None:
             length = self._padding.length(self._feeds, arrays)
@@ -261,8 +275,9 @@ class _BatchedExecution:
             shapes = self._padding.row_shapes(self._feeds, arrays, bucket)
         else:
             shapes = tuple([array.shape[1:] for array in arrays])
-        task = _Task(arrays, rows, length, call, done, time.monotonic())
+        task = _Task(arrays, rows, length, call)
         self._scheduler.submit((id(self), shapes), _Queue(self, bucket), task)
+        return task.result()
 
     def run_batch(self, batch: Sequence[_Task], bucket: int) -> None:
         """Runs tasks together and sets their outputs.

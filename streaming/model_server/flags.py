@@ -80,8 +80,8 @@ class Flags:
 
     @property
     def grpc_threads(self) -> int:
-        """Threads for gRPC requests."""
-        return self.grpc_max_threads or 2 * _CPUS
+        """Threads for gRPC requests; with batching, as many as are to share a batch, since each sleeps in one."""
+        return self.grpc_max_threads or (_BATCHED_THREADS if self.enable_batching else 2 * _CPUS)
 
     @property
     def rest_threads(self) -> int:
@@ -133,7 +133,7 @@ def parse_flags(argv: Sequence[str]) -> Flags:
     flag("max_num_load_retries", says="times that loading a version is tried again")
     flag("load_retry_interval_micros", says="microseconds between tries")
     flag("num_load_threads", says="versions loaded at the same time; 0 is 1")
-    flag("grpc_max_threads", says="gRPC requests worked on at the same time; 0 is 2 per CPU")
+    flag("grpc_max_threads", says="gRPC requests worked on at the same time; 0 is 2 per CPU, 128 with batching")
     flag("grpc_channel_arguments", _channel_arguments, says="comma-separated key=value for the gRPC server")
     flag("tensorflow_session_parallelism", says="threads of a session; the next two override it")
     flag("tensorflow_intra_op_parallelism", says="threads of one operation; 0 is all, 1 with batching")

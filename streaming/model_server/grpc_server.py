@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
@@ -18,11 +17,12 @@ from streaming.model_server.get_model_metadata import get_model_metadata
 from streaming.model_server.get_model_status import get_model_status
 from streaming.model_server.metrics import Metrics
 from streaming.model_server.multi_inference import multi_inference
-from streaming.model_server.predict import predict, submit_predict
+from streaming.model_server.predict import predict
 from streaming.model_server.regressor import regress
 from streaming.model_server.reload_config import handle_reload_config_request
 from streaming.model_server.server_core import ServerCore
-from streaming.model_server.status import Code, StatusError, status_of, wire_message
+from streaming.model_server.status import Code, status_of, wire_message
+from streaming.model_server.worker_threads import WorkerThreads
 from streaming.serving_protos import (
     MODEL_SERVICE,
     PREDICTION_SERVICE,
@@ -54,7 +54,6 @@ class GrpcServer:
         max_threads: int,
         as_content: bool,
         with_health: bool,
-        deferred: bool,
         channel_arguments: Sequence[tuple[str, str | int]] = (),
     ) -> None:
         """Makes a server that listens nowhere yet.
@@ -65,11 +64,11 @@ class GrpcServer:
           max_threads: requests that are worked on at the same time.
           as_content: answers carry `tensor_content`.
           with_health: offer `grpc.health.v1.Health`.
-          deferred: Predict requests are handed over to batches, so that none keeps a thread while it waits.
           channel_arguments: for the gRPC library.
         """
+        self._threads = WorkerThreads(max_threads, "grpc")
         self._server = grpc.server(
-            ThreadPoolExecutor(max_threads, thread_name_prefix="grpc"),
+            self._threads,
             options=[
                 ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
                 ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
@@ -77,35 +76,28 @@ class GrpcServer:
                 *channel_arguments,
             ],
         )
-        edge = _Edge(core, metrics, deferred=("Predict",) if deferred else ())
-        self._server.add_generic_rpc_handlers(
-            (
-                edge.service(
-                    PREDICTION_SERVICE,
-                    {
-                        "Predict": (
-                            PredictRequest,
-                            (lambda r, c, done: submit_predict(core, r, c, done, as_content=as_content))
-                            if deferred
-                            else (lambda r, c: predict(core, r, c, as_content=as_content)),
-                        ),
-                        "Classify": (ClassificationRequest, lambda r, c: classify(core, r, c)),
-                        "Regress": (RegressionRequest, lambda r, c: regress(core, r, c)),
-                        "MultiInference": (MultiInferenceRequest, lambda r, c: multi_inference(core, r, c)),
-                        "GetModelMetadata": (GetModelMetadataRequest, lambda r, _: get_model_metadata(core, r)),
-                    },
+        edge = _Edge(core, metrics)
+        edge.serve(
+            self._server,
+            PREDICTION_SERVICE,
+            {
+                "Predict": (PredictRequest, lambda r, c: predict(core, r, c, as_content=as_content)),
+                "Classify": (ClassificationRequest, lambda r, c: classify(core, r, c)),
+                "Regress": (RegressionRequest, lambda r, c: regress(core, r, c)),
+                "MultiInference": (MultiInferenceRequest, lambda r, c: multi_inference(core, r, c)),
+                "GetModelMetadata": (GetModelMetadataRequest, lambda r, _: get_model_metadata(core, r)),
+            },
+        )
+        edge.serve(
+            self._server,
+            MODEL_SERVICE,
+            {
+                "GetModelStatus": (GetModelStatusRequest, lambda r, _: get_model_status(core, r)),
+                "HandleReloadConfigRequest": (
+                    ReloadConfigRequest,
+                    lambda r, c: handle_reload_config_request(core, metrics, r, c),
                 ),
-                edge.service(
-                    MODEL_SERVICE,
-                    {
-                        "GetModelStatus": (GetModelStatusRequest, lambda r, _: get_model_status(core, r)),
-                        "HandleReloadConfigRequest": (
-                            ReloadConfigRequest,
-                            lambda r, c: handle_reload_config_request(core, metrics, r, c),
-                        ),
-                    },
-                ),
-            )
+            },
         )
         services = [PREDICTION_SERVICE, MODEL_SERVICE, reflection.SERVICE_NAME]
         self._health = health.HealthServicer()
@@ -145,6 +137,7 @@ class GrpcServer:
         """Takes no new requests, and waits for the running ones for at most `grace_s` seconds."""
         self._health.enter_graceful_shutdown()
         self._server.stop(grace_s).wait()
+        self._threads.shutdown(wait=False)
 
 
 def server_credentials(key: bytes, certificate: bytes, custom_ca: bytes, *, client_verify: bool) -> Any:
@@ -157,23 +150,16 @@ def server_credentials(key: bytes, certificate: bytes, custom_ca: bytes, *, clie
 class _Edge:
     """Lets methods raise what they like: the client gets a code and a sentence, and the metrics an entry."""
 
-    def __init__(self, core: ServerCore, metrics: Metrics, *, deferred: Sequence[str]) -> None:
-        """Serves the methods of `deferred` by callback: they take a third argument, which is told the outcome."""
+    def __init__(self, core: ServerCore, metrics: Metrics) -> None:
         self._core = core
         self._metrics = metrics
-        self._deferred = deferred
 
-    def service(self, name: str, methods: Mapping[str, tuple[Any, Callable[..., Any]]]) -> grpc.GenericRpcHandler:
-        """A service of unary methods, each with its request's class."""
-        return grpc.method_handlers_generic_handler(
-            name,
-            {
-                method: self._deferred_handler(method, request, run)
-                if method in self._deferred
-                else self._handler(method, request, run)
-                for method, (request, run) in methods.items()
-            },
-        )
+    def serve(self, server: grpc.Server, service: str, methods: Mapping[str, tuple[Any, Method]]) -> None:
+        """Adds a service of unary methods, each with its request's class."""
+        handlers = {method: self._handler(method, request, run) for method, (request, run) in methods.items()}
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
+        # gRPC's core knows the registered ones by name, and looks no further.
+        server.add_registered_method_handlers(service, handlers)
 
     def _handler(self, api: str, request_class: Any, run: Method) -> grpc.RpcMethodHandler:
         def handle(request: Any, context: grpc.ServicerContext) -> Any:
@@ -188,32 +174,6 @@ class _Edge:
             return response
 
         return grpc.unary_unary_rpc_method_handler(
-            handle, request_deserializer=request_class.FromString, response_serializer=_serialize
-        )
-
-    def _deferred_handler(self, api: str, request_class: Any, submit: Callable[..., None]) -> grpc.RpcMethodHandler:
-        """On the wire a stream of one response is a unary call; and gRPC's streams can be answered from any thread."""
-
-        def handle(request: Any, context: grpc.ServicerContext, send: Callable[[Any], None]) -> None:
-            started = time.perf_counter()
-
-            def done(answer: Any) -> None:
-                if isinstance(answer, StatusError):
-                    self._count(api, request, started, answer.code)
-                    context.set_code(_CODES[answer.code])
-                    context.set_details(wire_message(answer.message))
-                else:
-                    self._count(api, request, started, Code.OK)
-                    send(answer)
-                send(None)
-
-            try:
-                submit(request, _call(context, api), done)
-            except Exception as exc:
-                done(status_of(exc))
-
-        handle.experimental_non_blocking = True  # type: ignore[attr-defined]
-        return grpc.unary_stream_rpc_method_handler(
             handle, request_deserializer=request_class.FromString, response_serializer=_serialize
         )
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from streaming.model_server.call import Call
 from streaming.model_server.servable import Servable
 from streaming.model_server.server_core import ServerCore
 from streaming.model_server.signature import Signature, TensorRef, dtype_name
-from streaming.model_server.status import StatusError, failed_precondition, invalid_argument, status_of
+from streaming.model_server.status import failed_precondition, invalid_argument
 from streaming.serving_protos import ModelSpec, PredictRequest, PredictResponse, TensorProto
 from streaming.tensors import Array, decode_tensor, serialize_tensor
 
@@ -27,67 +27,14 @@ def predict(core: ServerCore, request: PredictRequest, call: Call, *, as_content
     Raises:
       StatusError, tf.errors.OpError: with TensorFlow Serving's codes and texts.
     """
-    spec = _checked_spec(request)
+    if not request.HasField("model_spec"):
+        raise invalid_argument("Missing ModelSpec")
+    spec = request.model_spec
     with core.servable(spec) as servable:
         signature = predict_signature(servable, spec)
         feeds, arrays = _decoded_inputs(signature, request.inputs)
         fetches = fetched_outputs(signature, request.output_filter)
         results = servable.run(feeds, arrays, fetches, call)
-        return _response(servable, signature, fetches, results, as_content=as_content)
-
-
-def submit_predict(
-    core: ServerCore,
-    request: PredictRequest,
-    call: Call,
-    done: Callable[[PredictResponse | StatusError], None],
-    *,
-    as_content: bool = False,
-) -> None:
-    """As `predict`, but tells `done` the response or the error, from whatever thread ran the model.
-
-    Raises:
-      StatusError, tf.errors.OpError: what is known at once; then `done` is not told.
-    """
-    spec = _checked_spec(request)
-    servable = core.servable(spec).__enter__()
-    try:
-        signature = predict_signature(servable, spec)
-        feeds, arrays = _decoded_inputs(signature, request.inputs)
-        fetches = fetched_outputs(signature, request.output_filter)
-
-        def respond(outcome: Sequence[Array] | StatusError) -> None:
-            answer: PredictResponse | StatusError
-            try:
-                if isinstance(outcome, StatusError):
-                    answer = outcome
-                else:
-                    answer = _response(servable, signature, fetches, outcome, as_content=as_content)
-            except Exception as exc:
-                answer = status_of(exc)
-            servable.__exit__()
-            done(answer)
-
-        servable.submit(feeds, arrays, fetches, call, respond)
-    except BaseException:
-        servable.__exit__()
-        raise
-
-
-def _checked_spec(request: PredictRequest) -> ModelSpec:
-    if not request.HasField("model_spec"):
-        raise invalid_argument("Missing ModelSpec")
-    return request.model_spec
-
-
-def _response(
-    servable: Servable,
-    signature: Signature,
-    fetches: Sequence[TensorRef],
-    results: Sequence[Array],
-    *,
-    as_content: bool,
-) -> PredictResponse:
     response = PredictResponse()
     fill_model_spec(response.model_spec, servable, signature.key)
     for ref, array in zip(fetches, results, strict=True):

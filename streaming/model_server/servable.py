@@ -11,11 +11,7 @@ from streaming.model_server.call import Call
 from streaming.model_server.metrics import Histogram
 from streaming.model_server.saved_model_bundle import Bundle, Executable
 from streaming.model_server.signature import INIT_OP_SIGNATURES, Signature, TensorRef
-from streaming.model_server.status import StatusError
 from streaming.tensors import Array
-
-Done = Callable[[Sequence[Array] | StatusError], None]
-"""Is told the fetches in order, or what went wrong; in whatever thread ran the model."""
 
 
 class Execution(Protocol):
@@ -26,14 +22,6 @@ class Execution(Protocol):
 
         Raises:
           StatusError, tf.errors.OpError: the deadline has passed, a queue is full, the model refuses the tensors.
-        """
-        ...
-
-    def submit(self, arrays: Sequence[Array], call: Call, done: Done) -> None:
-        """Runs without waiting for the result where it can: `done` is told, before or after this returns.
-
-        Raises:
-          StatusError, tf.errors.OpError: as above, if it is known at once; then `done` is not told.
         """
         ...
 
@@ -56,10 +44,6 @@ class DirectExecution:
         """Runs the model."""
         call.check()
         return self._executable(*arrays)
-
-    def submit(self, arrays: Sequence[Array], call: Call, done: Done) -> None:
-        """Runs the model, and tells."""
-        done(self(arrays, call))
 
 
 def run_directly(executable: Executable, feeds: tuple[TensorRef, ...]) -> Execution:  # noqa: ARG001
@@ -138,24 +122,6 @@ class Servable:
         results = self._execution_of(feeds, fetches)(arrays, call)
         self._observe(call, started)
         return results
-
-    def submit(
-        self,
-        feeds: tuple[TensorRef, ...],
-        arrays: Sequence[Array],
-        fetches: tuple[TensorRef, ...],
-        call: Call,
-        done: Done,
-    ) -> None:
-        """As `run`, but tells `done` instead of waiting for the result; see `Execution.submit`."""
-        started = time.perf_counter()
-
-        def observed(outcome: Sequence[Array] | StatusError) -> None:
-            if not isinstance(outcome, StatusError):
-                self._observe(call, started)
-            done(outcome)
-
-        self._execution_of(feeds, fetches).submit(arrays, call, observed)
 
     def _execution_of(self, feeds: tuple[TensorRef, ...], fetches: tuple[TensorRef, ...]) -> Execution:
         key = feeds, fetches

@@ -71,7 +71,6 @@ class ModelServer:
                 self._metrics,
                 max_threads=flags.grpc_threads,
                 as_content=flags.enable_serialization_as_tensor_content,
-                deferred=self._scheduler is not None,
                 with_health=flags.enable_grpc_healthcheck_service,
                 channel_arguments=flags.grpc_channel_arguments,
             )
