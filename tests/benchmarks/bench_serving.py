@@ -136,7 +136,7 @@ def _serve(method: Callable, threads: int) -> None:
 
 @contextmanager
 def contestant(*arguments: str):
-    """One of the servers above in a process of its own; gives its address."""
+    """One of the servers above in a process of its own; gives its address and its process."""
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.benchmarks.bench_serving", *arguments],
         stdout=subprocess.PIPE,
@@ -150,7 +150,7 @@ def contestant(*arguments: str):
                 break
         else:
             raise RuntimeError(f"{arguments} did not start")
-        yield f"127.0.0.1:{int(line.split()[1])}"
+        yield f"127.0.0.1:{int(line.split()[1])}", process.pid
     finally:
         process.kill()
         process.wait()
@@ -241,6 +241,29 @@ def load(
     return result
 
 
+class CpuPerRequest:
+    """The processor time that a server spends on a request, of user and system together."""
+
+    def __init__(self, pid: int) -> None:
+        self._stat = Path(f"/proc/{pid}/stat")
+        self._spent_s = self._read_s()
+        self._each_us: list[float] = []
+
+    def of(self, done: Load) -> Load:
+        """Takes the load that has just run; what the server did before, since the last one, counts with it."""
+        spent_s = self._read_s()
+        self._each_us.append((spent_s - self._spent_s) / len(done.latencies) * 1e6)
+        self._spent_s = spent_s
+        return done
+
+    def median_us(self) -> float:
+        return statistics.median(self._each_us)
+
+    def _read_s(self) -> float:
+        fields = self._stat.read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def rounds(measure: dict[str, Callable[[], float]]) -> dict[str, float]:
     """Measures in turn, `ROUNDS` times each; gives the medians."""
     results: dict[str, list[float]] = {name: [] for name in measure}
@@ -286,27 +309,40 @@ class Bench:
     def noop(self) -> None:
         message = request_bytes("noop", windows(1))
         threads = 4 * (os.cpu_count() or 1)
-        with self.server("noop") as server, contestant("echo", str(threads)) as echo:
+        with self.server("noop") as server, contestant("echo", str(threads)) as (echo, echo_pid):
+            echo_used, served_used = CpuPerRequest(echo_pid), CpuPerRequest(server.process.pid)
             medians = rounds(
                 {
-                    "echo_rps": lambda: load(echo, message, 32).rate,
-                    "served_rps": lambda: load(server.target, message, 32).rate,
+                    "echo_rps": lambda: echo_used.of(load(echo, message, 32)).rate,
+                    "served_rps": lambda: served_used.of(load(server.target, message, 32)).rate,
                 }
             )
-        self.report("noop", **medians, ratio=medians["served_rps"] / medians["echo_rps"])
+        self.report(
+            "noop",
+            **medians,
+            ratio=medians["served_rps"] / medians["echo_rps"],
+            echo_cpu_us=echo_used.median_us(),
+            served_cpu_us=served_used.median_us(),
+        )
 
     def batching(self) -> None:
         message = request_bytes("lstm", windows(1))
         with self.server("lstm") as single, self.server("lstm", "--enable_batching") as batched:
             load(batched.target, message, 64)
+            used = CpuPerRequest(batched.process.pid)
             medians = rounds(
                 {
                     "single_rps": lambda: load(single.target, message, 1).rate,
                     "unbatched_64_rps": lambda: load(single.target, message, 64).rate,
-                    "batched_64_rps": lambda: load(batched.target, message, 64).rate,
+                    "batched_64_rps": lambda: used.of(load(batched.target, message, 64)).rate,
                 }
             )
-        self.report("batching", **medians, ratio=medians["batched_64_rps"] / medians["single_rps"])
+        self.report(
+            "batching",
+            **medians,
+            ratio=medians["batched_64_rps"] / medians["single_rps"],
+            batched_cpu_us=used.median_us(),
+        )
 
     def batch256(self) -> None:
         path, message = self.folder / "lstm" / "1", request_bytes("lstm", windows(256))
@@ -324,7 +360,7 @@ class Bench:
         message = request_bytes("lstm", windows(1))
         with (
             self.server("lstm", "--enable_batching") as server,
-            contestant("plain", str(self.folder / "lstm" / "1"), threads) as plain,
+            contestant("plain", str(self.folder / "lstm" / "1"), threads) as (plain, _),
         ):
             load(server.target, message, 32)
             medians = rounds(
@@ -337,7 +373,7 @@ class Bench:
         message = request_bytes("noop", windows(64 * 4))
         with (
             self.server("noop") as server,
-            contestant("plain", str(self.folder / "noop" / "1"), threads) as plain,
+            contestant("plain", str(self.folder / "noop" / "1"), threads) as (plain, _),
         ):
             medians = rounds(
                 {

@@ -165,6 +165,20 @@ def test_expired_and_cancelled_work_is_dropped():
     assert [batch[:, 0].tolist() for batch in model.batches] == [[0], [3]]
 
 
+def test_who_leaves_while_the_batch_runs_keeps_nobody_waiting():
+    model = Model()
+    execution = execution_of(model, batch_timeout_s=30.0, max_batch_size=9)
+    model.free.clear()
+    expires = Call(time.monotonic() + 0.5)
+    waiting = [Background(execution, rows(n), call=expires if n % 3 != 1 else UNBOUNDED) for n in range(9)]
+    assert model.entered.acquire(timeout=10)
+    left = [waiting[n].join().error.code for n in range(9) if n % 3 != 1]
+    assert left == [Code.DEADLINE_EXCEEDED] * 6
+    model.free.set()
+    assert [waiting[n].join().result for n in (1, 4, 7)] == [[[2]], [[8]], [[14]]]
+    assert [len(batch) for batch in model.batches] == [9]
+
+
 def test_a_request_that_spoils_a_batch_fails_alone():
     model = Model()
     execution = execution_of(model)
