@@ -22,7 +22,6 @@ import typer
 from schemas.errors import TidegaugeError
 
 if TYPE_CHECKING:
-    from models.train import RunSummary
     from streaming.live_status import LiveStatus
 
 app = typer.Typer(
@@ -170,33 +169,16 @@ def train(
     """
     _import_tensorflow()
     from models.distribution import kind_of
-    from models.train import train as run
-    from schemas.text_spec import TextSpec, load_any_spec
+    from models.run import carry_out
+    from models.tasks import open_task
+    from schemas.text_spec import load_any_spec
 
     loaded, every = load_any_spec(spec), _seconds(checkpoint_every, "--checkpoint-every")
     kind = kind_of(strategy)
-    if isinstance(loaded, TextSpec):
-        if kind != "one":
-            raise typer.BadParameter("--strategy is for series, not for texts")
-        from models.text.train import train_texts
-
-        texts = train_texts(loaded, data=data, output=output, resume=resume, quiet=as_json, checkpoint_seconds=every)
-        _show(asdict(texts), as_json, texts.lines)
-        return
-    if loaded.classes:
-        if kind != "one":
-            raise typer.BadParameter("--strategy is for forecasts, not for windows with a label")
-        from models.window_classes import train_classifier
-
-        found = train_classifier(
-            loaded, data=data, output=output, resume=resume, quiet=as_json, checkpoint_seconds=every
-        )
-        _show(asdict(found), as_json, found.lines)
-        return
-    summary = run(
-        loaded, data=data, output=output, resume=resume, quiet=as_json, checkpoint_seconds=every, strategy=kind
+    summary = carry_out(
+        lambda: open_task(loaded, data), output, resume=resume, quiet=as_json, checkpoint_seconds=every, strategy=kind
     )
-    _show(asdict(summary), as_json, lambda: _run_lines(summary))
+    _show(asdict(summary), as_json, summary.lines)
 
 
 @app.command()
@@ -270,7 +252,13 @@ def tune(
     trials: Annotated[int, typer.Option(min=1, help="Candidates to draw.")] = 20,
     method: Annotated[str, typer.Option(help="random, or halving: the best third of each round gets more.")] = "random",
     grows: Annotated[str, typer.Option(help="What it gets more of: epochs, or windows an epoch.")] = "epochs",
-    metric: Annotated[str, typer.Option(help="mae or mse, of the validation split, in standardised units.")] = "mae",
+    metric: Annotated[
+        str | None,
+        typer.Option(
+            help="On the validation split: mae (the default) or mse, in standardised units; of classes cross_entropy "
+            "(the default) or error_rate."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Draws the candidates.")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the search in the folder, if there is one.")] = (
         False
@@ -283,9 +271,9 @@ def tune(
     from models.tuning import tune as run
     from schemas.documents import parse_as, read_document
     from schemas.search_space import load_search_space
-    from schemas.spec import load_spec
+    from schemas.text_spec import load_any_spec
 
-    load_spec(spec)
+    load_any_spec(spec)
     search = {"trials": trials, "method": method, "grows": grows, "metric": metric, "seed": seed}
     tuned = run(
         read_document(spec, {}),
@@ -296,7 +284,7 @@ def tune(
         resume=resume,
         report=_reporter(as_json),
     )
-    _show(asdict(tuned), as_json, lambda: [*table(tuned, metric), f"best: {tuned.best}"])
+    _show(asdict(tuned), as_json, lambda: [*table(tuned), f"best: {tuned.best}"])
 
 
 @app.command()
@@ -314,7 +302,7 @@ def ensemble(
     if weights not in ("mean", "validation"):
         raise typer.BadParameter(f"--weights: expected mean or validation, got '{weights}'")
     summary = run(runs, data=data, output=output, weights="mean" if weights == "mean" else "validation")
-    _show(asdict(summary), as_json, lambda: _run_lines(summary))
+    _show(asdict(summary), as_json, summary.lines)
 
 
 @app.command()
@@ -901,18 +889,6 @@ def _print_json(document: Any) -> None:
 
     options = orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
     print(orjson.dumps(document, default=plain, option=options).decode())
-
-
-def _run_lines(summary: RunSummary) -> list[str]:
-    how = f"{summary.epochs} epochs, the best was {summary.best_epoch}" if summary.epochs else "fitted"
-    best = f"{summary.family}: {how}, in {summary.seconds:.0f} s"
-    errors = [
-        f"test MAE of {target}: {mae:.4g} (persistence {summary.mae_persistence[target]:.4g})"
-        for target, mae in summary.mae.items()
-        if mae is not None
-    ]
-    skills = [f"{value:+.1%} against {name}" for name, value in summary.skills.items() if value is not None]
-    return [best, *errors, f"skill: {', '.join(skills)}", f"run: {summary.run} (report.html)"]
 
 
 def _text_manifest_lines(manifest: Mapping[str, Any], path: Path) -> list[str]:

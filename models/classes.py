@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
-from models.descent import Objective
+from models.descent import Objective, Remarks
 from pipelines.kernels.metrics import Confusion, skill
 
 LOGITS = "logits"
@@ -75,6 +75,20 @@ class Classified:
             "by_class": scores["by_class"],
             "majority": {"class": self._majority, "accuracy": 1 - beside, "skill": skill(self.error, beside)},
         }
+
+
+CLASS_SCORES = ("cross_entropy", "error_rate")
+"""By which models of classes are compared on the validation split; all the better the lower."""
+
+
+def class_scores(report: Mapping[str, Any]) -> dict[str, float]:
+    """Those scores, of what `Classified` reports."""
+    return {"cross_entropy": report["cross_entropy"], "error_rate": 1 - report["accuracy"]}
+
+
+def accuracy_skill(missed: float) -> Remarks:
+    """An epoch's skill on the validation split against a yardstick that misses such a share of it."""
+    return lambda numbers: {"val_skill": skill(1 - numbers["val_accuracy"], missed)}
 
 
 def majority(classes: Sequence[str], counts: Mapping[str, int]) -> str:

@@ -37,6 +37,9 @@ CHECKPOINT_SECONDS = 60.0
 Cost = Callable[[Any, Any], Any]
 """(labels, outputs) -> float32, in the shape of the weights."""
 
+Remarks = Callable[[Mapping[str, float]], dict[str, float | None]]
+"""Gives more numbers for an epoch's record, of those that it has."""
+
 
 @dataclass(frozen=True, slots=True)
 class Objective:
@@ -81,7 +84,7 @@ def descend(
     *,
     run: Path,
     console: Console,
-    remarks: Callable[[Mapping[str, float]], dict[str, float | None]] = lambda _: {},
+    remarks: Remarks = lambda _: {},
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
     distribution: Distribution | None = None,
     stop_after: int | None = None,
@@ -123,7 +126,7 @@ class _Run:
         feed: Feed,
         run: Path,
         console: Console,
-        remarks: Callable[[Mapping[str, float]], dict[str, float | None]],
+        remarks: Remarks,
         checkpoint_seconds: float,
         distribution: Distribution,
     ) -> None:

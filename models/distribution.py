@@ -71,7 +71,7 @@ class Distribution:
 
         def cut(*batch: Any) -> Any:
             slices = tf.nest.map_structure(
-                lambda part: tf.reshape(part, (self.replicas, share, *part.shape[1:])), _filled(batch, batch_size)
+                lambda part: tf.reshape(part, (self.replicas, share, *_shape_of_one(part))), _filled(batch, batch_size)
             )
             return tf.data.Dataset.from_tensor_slices(slices)
 
@@ -99,6 +99,12 @@ class Distribution:
 def summed(tensors: Any) -> Any:
     """Within a step: the sums of all replicas' tensors."""
     return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, tensors)
+
+
+def _shape_of_one(part: Any) -> list[Any]:
+    """The shape of a row of a batch; what is not fixed, such as a text's length, is a tensor."""
+    now = tf.shape(part)
+    return [now[axis] if size is None else size for axis, size in enumerate(part.shape)][1:]
 
 
 def _filled(batch: Any, size: int) -> Any:

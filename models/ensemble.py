@@ -23,10 +23,11 @@ from models.forecaster import build_forecaster, member_name, of_members
 from models.forms import input_forms
 from models.objective import add_deviation
 from models.reader import windows
+from models.run import finish
 from models.run_folder import open_run
 from models.scaling import Constants
 from models.stored import Stored
-from models.train import RunSummary, finish, lineage, open_dataset
+from models.train import ForecastTask, RunSummary
 from schemas.dataset import DatasetFolder
 from schemas.documents import parse_as
 from schemas.errors import ModelError
@@ -59,17 +60,15 @@ def ensemble(
         raise ModelError(f"expected two runs or more to make an ensemble of, got {len(runs)}")
     members = [stored.load(run) for run in runs]
     require_targets(members[0].spec, "make an ensemble")
-    folder = open_dataset(members[0].spec, data)
+    folder = ForecastTask(members[0].spec, data).folder
     for run, member in zip(runs, members, strict=True):
         _require_kin(Path(run), member, members[0], folder)
     shares = np.full(len(members), 1 / len(members))
     if weights == "validation":
         shares = stacking_weights(_products_of_errors(members, folder))
     spec = _spec([member.spec for member in members], shares)
-    record = {
-        "spec": spec.semantic_document(),
-        "family": "ensemble",
-        "lineage": lineage(folder),
+    task = ForecastTask(spec, data)
+    record = task.record | {
         "members": [
             {"run": str(run), "family": member.spec.semantic_document()["model"]["family"], "weight": float(share)}
             | {"training": member.spec.semantic_document().get("training", {})}
@@ -83,7 +82,7 @@ def ensemble(
     for number, member in enumerate(members):
         model.get_layer(member_name(number)).set_weights(member.model.get_weights())
     stored.save(target, folder.statistics, model, state)
-    return finish(target, spec, folder, begun, Descent([], 0), started=started)
+    return finish(task, target, begun, Descent([], 0), started=started)
 
 
 def stacking_weights(products: Float64) -> Float64:

@@ -39,24 +39,36 @@ def load_exported(model: str | os.PathLike[str]) -> Exported:
     Raises:
       ModelError: there is none, or it cannot be loaded.
     """
+    record, predict = load_signature(model)
+    names = list(predict.structured_input_signature[1])
+
+    def forecast(batch: Batch) -> Mapping[str, NDArray[Any]]:
+        inputs = {name: tf.constant(batch[name].tolist() if name == "key" else batch[name]) for name in names}
+        return {name: output.numpy() for name, output in predict(**inputs).items()}
+
+    return Exported(parse_spec(record["spec"], where=str(model)), forecast)
+
+
+def load_signature(model: str | os.PathLike[str]) -> tuple[dict[str, Any], Any]:
+    """The record of an exported model of any kind, and its default signature.
+
+    Args:
+      model: a run's folder, or the SavedModel's.
+    Raises:
+      ModelError: there is none, or it cannot be loaded.
+    """
     folder = Path(model)
     if (folder / layout.EXPORT_FOLDER).is_dir():
         folder = folder / layout.EXPORT_FOLDER
     try:
         record = json.loads((folder / layout.MODEL_FILE).read_bytes())
-        spec = parse_spec(record["spec"], where=str(folder / layout.MODEL_FILE))
         loaded = tf.saved_model.load(str(folder))
-        predict = loaded.signatures[DEFAULT_SIGNATURE]
+        signature = loaded.signatures[DEFAULT_SIGNATURE]
     except (OSError, ValueError, KeyError, TypeError, tf.errors.OpError) as exc:
         problem = str(exc).partition("\n")[0]
         raise ModelError(f"{model}: expected the folder of a run or of an exported model: {problem:.300}") from exc
-    names = list(predict.structured_input_signature[1])
-
-    def forecast(batch: Batch, _keep: Any = loaded) -> Mapping[str, NDArray[Any]]:  # the signature does not hold it
-        inputs = {name: tf.constant(batch[name].tolist() if name == "key" else batch[name]) for name in names}
-        return {name: output.numpy() for name, output in predict(**inputs).items()}
-
-    return Exported(spec, forecast)
+    signature.model = loaded  # of which it holds nothing itself
+    return record, signature
 
 
 def evaluate_exported(

@@ -24,15 +24,17 @@ import numpy as np
 import yaml
 from rich.console import Console
 
-from models import layout, stored
-from models.evaluation import evaluate_model
+from models import layout
+from models.run import fit
 from models.run_folder import open_run, write_json
-from models.train import family_of, fit, is_fitted, lineage, open_dataset
-from schemas.dataset import DatasetFolder
+from models.task import Task
+from models.tasks import open_task
 from schemas.errors import Interrupted, ModelError, SpecError
 from schemas.search_space import SearchSpace, with_values
 from schemas.section import Count, Section
-from schemas.spec import Spec, parse_spec, require_targets
+from schemas.spec import Spec
+from schemas.text_spec import TextSpec, parse_any_spec
+from schemas.training_spec import Training
 
 FACTOR = 3
 """Of successive halving: one in so many goes on, with so many times as much."""
@@ -43,12 +45,12 @@ _TRIES = 100
 
 
 class Search(Section):
-    """How to search. `seed` draws the candidates; `metric` is of errors in standardised units."""
+    """How to search. `seed` draws the candidates; `metric` is one of the task's scores, its first when left out."""
 
     trials: Count = 20
     method: Literal["random", "halving"] = "random"
     grows: Literal["epochs", "windows"] = "epochs"
-    metric: Literal["mae", "mse"] = "mae"
+    metric: Literal["mae", "mse", "cross_entropy", "error_rate"] | None = None
     seed: int = 0
 
 
@@ -70,9 +72,10 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Tuned:
-    """What came of a search: the trials, those that came furthest and scored best first, and the best one's spec."""
+    """What came of a search: its metric, the trials, the furthest and best first, and the best one's spec."""
 
     best: str
+    metric: str
     trials: list[Trial]
 
 
@@ -92,36 +95,36 @@ def tune(
       document: the spec as its file has it; the candidates are it with other values.
       space: where to look.
       search: how.
-      data: a dataset of the spec's windows and splits.
+      data: a dataset of the spec and its splits.
       output: a new or empty folder, unless it holds the search to resume.
       resume: goes on with the search in the folder, if there is one.
       report: takes a line for each trial.
     Raises:
       SpecError: the spec is wrong, or the space has too few candidates that are right.
-      ModelError: the folder is taken, or no candidate could be trained.
+      ModelError: such models have no such metric, the folder is taken, or no candidate could be trained.
       DatasetError: the dataset cannot be trained on.
       Interrupted: it was asked to stop, and can be resumed.
     """
-    spec = parse_spec(document)
-    require_targets(spec, "tune")
-    dataset = open_dataset(spec, data)
+    spec = parse_any_spec(document)
+    task = open_task(spec, data)
+    search = _fitting(search, task)
     folder = Path(output)
     candidates = list(_candidates(document, space, search))
     record = {
         "spec": spec.semantic_document(),
-        "lineage": lineage(dataset),
+        "lineage": task.lineage,
         "search": search.model_dump(),
         "candidates": [values for values, _ in candidates],
     }
     open_run(folder, record, resume=resume)
     trials = [Trial(number, values) for number, (values, _) in enumerate(candidates, start=1)]
     left = trials
-    rounds = _rounds(spec, dataset, search)
+    rounds = _rounds(spec.training, task.cases("train"), search)
     for number, (keep, resource) in enumerate(rounds):
         left = left[:keep]
         for trial in left:
             candidate = candidates[trial.number - 1][1]
-            _advance(trial, number, resource, candidate, search, dataset, folder / "trials" / f"{trial.number:03}")
+            _advance(trial, number, resource, candidate, search, data, folder / "trials" / f"{trial.number:03}")
             report(_line(trial, number, len(rounds), search))
         left = sorted((trial for trial in left if trial.score is not None), key=_rank)
         if not left:
@@ -131,12 +134,26 @@ def tune(
     chosen = with_values(document, trials[0].values)
     best.write_text(yaml.safe_dump(chosen, sort_keys=False, allow_unicode=True), encoding="utf-8")
     write_json(folder / TABLE_FILE, {"metric": search.metric, "trials": [asdict(trial) for trial in trials]})
-    return Tuned(str(best), trials)
+    return Tuned(str(best), str(search.metric), trials)
+
+
+def _fitting(search: Search, task: Task[Any]) -> Search:
+    """The search with the metric that it goes by.
+
+    Raises:
+      ModelError: such models have no such metric, or no windows to grow by.
+    """
+    metric = search.metric or task.scores[0]
+    if metric not in task.scores:
+        raise ModelError(f"--metric: expected one of {', '.join(task.scores)} for such models, got '{metric}'")
+    if search.grows == "windows" and isinstance(task.spec, TextSpec):
+        raise ModelError("--grows: expected epochs; an epoch of texts is the whole train split")
+    return search.model_copy(update={"metric": metric})
 
 
 def _candidates(
     document: Mapping[str, Any], space: SearchSpace, search: Search
-) -> Iterator[tuple[dict[str, Any], Spec]]:
+) -> Iterator[tuple[dict[str, Any], Spec | TextSpec]]:
     """Different candidates that are right as specs, as many as asked for or as there are."""
     rng = np.random.default_rng(search.seed)
     seen: set[str] = set()
@@ -148,8 +165,7 @@ def _candidates(
             continue
         seen.add(name)
         try:  # some combinations are none, such as a momentum without an optimizer that has one
-            spec = parse_spec(with_values(document, values))
-            family_of(spec)
+            spec = parse_any_spec(with_values(document, values))
         except SpecError as exc:
             problem = f"the last that was drawn: {exc}"
             continue
@@ -161,13 +177,12 @@ def _candidates(
         raise SpecError(f"expected candidates that are right as specs; {problem}")
 
 
-def _rounds(spec: Spec, dataset: DatasetFolder, search: Search) -> list[tuple[int, int | None]]:
+def _rounds(training: Training, cases: int, search: Search) -> list[tuple[int, int | None]]:
     """How many candidates are in each round, and how much each of them gets; None is all there is."""
     if search.method == "random":
         return [(search.trials, None)]
-    train = dataset.split("train").windows
-    whole = spec.training.epochs if search.grows == "epochs" else spec.training.windows_per_epoch or train
-    least = 1 if search.grows == "epochs" else min(spec.training.batch_size, whole)
+    whole = training.epochs if search.grows == "epochs" else training.windows_per_epoch or cases
+    least = 1 if search.grows == "epochs" else min(training.batch_size, whole)
     halvings = 0
     while FACTOR ** (halvings + 1) <= min(search.trials, whole // least):
         halvings += 1
@@ -182,9 +197,9 @@ def _advance(
     trial: Trial,
     number: int,
     resource: int | None,
-    spec: Spec,
+    spec: Spec | TextSpec,
     search: Search,
-    dataset: DatasetFolder,
+    data: str | os.PathLike[str],
     folder: Path,
 ) -> None:
     """Takes a trial through a round, unless it has been."""
@@ -202,15 +217,14 @@ def _advance(
     if search.grows == "windows":
         run = folder / f"run-{number + 1}"
         if resource is not None:
-            spec = parse_spec(with_values(spec.semantic_document(), {"training.windows_per_epoch": resource}))
-    record = {"spec": spec.semantic_document(), "family": family_of(spec), "lineage": lineage(dataset)}
+            spec = parse_any_spec(with_values(spec.semantic_document(), {"training.windows_per_epoch": resource}))
     keras.backend.clear_session()
     try:
-        open_run(run, record, resume=True)
-        if not (is_fitted(spec) and (run / layout.WEIGHTS_FILE).exists()):  # which more epochs would not change
-            fit(spec, dataset, run, Console(quiet=True), stop_after=stop_after)
-        scores = evaluate_model(spec, dataset, "validation", stored.load(run).model)["standardised"]
-        trial.scores.append(float(scores[search.metric]))
+        task = open_task(spec, data)
+        open_run(run, task.record, resume=True)
+        if not (task.fitted and (run / layout.WEIGHTS_FILE).exists()):  # which more epochs would not change
+            fit(task, run, Console(quiet=True), stop_after=stop_after)
+        trial.scores.append(task.validate(run)[str(search.metric)])
     except Interrupted:
         raise
     except ModelError as exc:  # this candidate's, such as a loss that is no number
@@ -237,10 +251,10 @@ def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def table(tuned: Tuned, metric: str) -> list[str]:
+def table(tuned: Tuned) -> list[str]:
     """The trials as lines of a table."""
     paths = list(tuned.trials[0].values)
-    rows = [["trial", metric, "rounds", "seconds", *paths]]
+    rows = [["trial", tuned.metric, "rounds", "seconds", *paths]]
     for trial in tuned.trials:
         score = "failed" if trial.score is None else f"{trial.score:.4f}"
         values = [_short(trial.values[path]) for path in paths]

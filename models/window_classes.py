@@ -3,31 +3,38 @@
 from __future__ import annotations
 
 import os
-import shutil
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
-import keras
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
-from rich.console import Console
 
 from models import layout, stored
 from models.class_weights import class_weights
-from models.classes import LOGITS, Classified, confusion_lines, cross_entropy, majority, score_line, yardstick_line
-from models.descent import CHECKPOINT_SECONDS, Descent, Feed, descend
+from models.classes import (
+    CLASS_SCORES,
+    LOGITS,
+    Classified,
+    accuracy_skill,
+    class_scores,
+    confusion_lines,
+    cross_entropy,
+    majority,
+    score_line,
+    yardstick_line,
+)
+from models.descent import Objective, Remarks
 from models.export import export
 from models.exported import load_exported, make_folder, target_of
-from models.forecaster import build_forecaster
 from models.forms import input_forms
-from models.reader import batches_of, windows
-from models.run_folder import open_run, write_json
-from models.train import family_of, lineage, open_dataset
-from pipelines.kernels.metrics import skill
+from models.reader import windows
+from models.run import RunOptions, carry_out
+from models.run_folder import write_json
+from models.task import Course
+from models.window_task import WindowTask
 from schemas.dataset import DatasetFolder
 from schemas.errors import DatasetError
 from schemas.spec import Spec
@@ -70,55 +77,76 @@ class ClassRunSummary:
 
 
 def train_classifier(
-    spec: Spec,
-    *,
-    data: str | os.PathLike[str],
-    output: str | os.PathLike[str],
-    resume: bool = False,
-    quiet: bool = False,
-    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    spec: Spec, *, data: str | os.PathLike[str], output: str | os.PathLike[str], **options: Unpack[RunOptions]
 ) -> ClassRunSummary:
     """Trains a model of a stream with a label; arguments, folder and errors are those of `models.train.train`.
 
     Raises:
       ModelError: beside what it is raised for there, the spec weighs a class that there is not.
     """
-    started = time.perf_counter()
-    folder = open_dataset(spec, data)
-    counts = label_counts(spec, folder, "train")
-    weights = class_weights(spec.training, spec.classes, counts)
-    run = Path(output)
-    record = {"spec": spec.semantic_document(), "family": family_of(spec), "lineage": lineage(folder)}
-    begun = open_run(run, record, resume=resume)
-    if "outcome" in begun:
-        return ClassRunSummary(**begun["outcome"])
-    descent = _fit(spec, folder, run, weights, counts, Console(stderr=True, quiet=quiet), checkpoint_seconds)
-    kept = stored.load(run)
-    metrics = {"split": "test", **evaluate_classes(spec, folder, "test", shares_of(spec, kept.model))}
-    write_json(run / layout.EVALUATION_FILE, metrics)
-    shutil.rmtree(run / layout.EXPORT_FOLDER, ignore_errors=True)  # of an attempt that was killed right after it
-    export(
-        spec,
-        folder.statistics,
-        kept.model.get_weights(),
-        to=run / layout.EXPORT_FOLDER,
-        lineage={name: part for name, part in begun.items() if name != "spec"} | {"metrics": metrics},
-    )
-    summary = ClassRunSummary(
-        run=str(run),
-        family=family_of(spec),
-        windows={name: folder.split(name).windows for name in SPLITS},
-        epochs=len(descent.records),
-        best_epoch=descent.best_epoch,
-        seconds=round(time.perf_counter() - started, 1),
-        accuracy=metrics["accuracy"],
-        macro_f1=metrics["macro_f1"],
-        accuracy_majority=metrics["majority"]["accuracy"],
-        skill=metrics["majority"]["skill"],
-    )
-    write_json(run / layout.RUN_FILE, {**begun, "outcome": asdict(summary)})
-    (run / layout.CHECKPOINT_FILE).unlink(missing_ok=True)
-    return summary
+    return carry_out(lambda: WindowClassTask(spec, data), output, **options)
+
+
+class WindowClassTask(WindowTask[ClassRunSummary]):
+    """A classification of windows; arguments and errors are those of `train_classifier`."""
+
+    summary = ClassRunSummary
+    scores = CLASS_SCORES
+
+    def __init__(self, spec: Spec, data: str | os.PathLike[str]) -> None:
+        super().__init__(spec, data)
+        self._counts = label_counts(spec, self.folder, "train")
+        self._weights = class_weights(spec.training, spec.classes, self._counts)
+
+    def objective(self) -> Objective:
+        """The cross-entropy."""
+        return cross_entropy()
+
+    def supervise(self) -> Callable[[dict[str, Any]], tuple[Any, Any, Any]]:
+        """From a batch of the reader to inputs, labels and weights."""
+        names, weights = list(input_forms(self.spec)), self._weights
+
+        def split(batch: dict[str, Any]) -> tuple[Any, Any, Any]:
+            return {name: batch[name] for name in names}, batch["label"], tf.gather(weights, batch["label"])
+
+        return split
+
+    def remarks(self) -> Remarks:
+        """The skill against the most frequent class."""
+        counts = label_counts(self.spec, self.folder, "validation")
+        return accuracy_skill(1 - counts[majority(self.spec.classes, self._counts)] / sum(counts.values()))
+
+    def validate(self, run: Path) -> dict[str, float]:
+        """The scores on the validation split."""
+        return class_scores(self._evaluate(run, "validation"))
+
+    def complete(self, run: Path, lineage: Mapping[str, Any]) -> dict[str, Any]:
+        """Evaluates and exports the model that is kept."""
+        kept = stored.load(run)
+        metrics = {"split": "test", **self._evaluate(run, "test")}
+        write_json(run / layout.EVALUATION_FILE, metrics)
+        export(
+            self.spec,
+            self.folder.statistics,
+            kept.model.get_weights(),
+            to=run / layout.EXPORT_FOLDER,
+            lineage={**lineage, "metrics": metrics},
+        )
+        return metrics
+
+    def summarise(self, course: Course, metrics: Mapping[str, Any]) -> ClassRunSummary:
+        """The scores on the test split."""
+        return ClassRunSummary(
+            **asdict(course),
+            windows={name: self.cases(name) for name in SPLITS},
+            accuracy=metrics["accuracy"],
+            macro_f1=metrics["macro_f1"],
+            accuracy_majority=metrics["majority"]["accuracy"],
+            skill=metrics["majority"]["skill"],
+        )
+
+    def _evaluate(self, run: Path, split: str) -> dict[str, Any]:
+        return evaluate_classes(self.spec, self.folder, split, shares_of(self.spec, stored.load(run).model))
 
 
 def label_counts(spec: Spec, folder: DatasetFolder, split: str) -> dict[str, int]:
@@ -200,46 +228,3 @@ def evaluation_lines(document: Mapping[str, Any]) -> list[str]:
 
 def _of_majority(summary: ClassRunSummary) -> dict[str, Any]:
     return {"accuracy": summary.accuracy_majority, "skill": summary.skill}
-
-
-def _fit(
-    spec: Spec,
-    folder: DatasetFolder,
-    run: Path,
-    weights: NDArray[np.float32],
-    counts: Mapping[str, int],
-    console: Console,
-    checkpoint_seconds: float,
-) -> Descent:
-    """Trains until the validation loss no longer falls, and keeps the best epoch's model in the run's folder."""
-    options = spec.training
-    keras.utils.set_random_seed(options.seed)
-    model = build_forecaster(spec, folder.statistics, precision=options.precision)
-    names = list(input_forms(spec))
-
-    def supervise(batch: dict[str, Any]) -> tuple[Any, Any, Any]:
-        return {name: batch[name] for name in names}, batch["label"], tf.gather(weights, batch["label"])
-
-    def batches(split: str, seed: Any = None, sample: int | None = None) -> Any:
-        cut = windows(folder, split, batch_size=options.batch_size, shuffle_seed=seed, sample=sample)
-        return cut.map(supervise).prefetch(tf.data.AUTOTUNE)
-
-    validated = label_counts(spec, folder, "validation")
-    missed = 1 - validated[majority(spec.classes, counts)] / sum(validated.values())
-    descent = descend(
-        model,
-        options,
-        cross_entropy(),
-        Feed(
-            train=lambda seed: batches("train", seed, options.windows_per_epoch),
-            train_steps=batches_of(folder.split("train").windows, options.batch_size, options.windows_per_epoch),
-            validation=batches("validation"),
-            validation_steps=batches_of(folder.split("validation").windows, options.batch_size),
-        ),
-        run=run,
-        console=console,
-        remarks=lambda numbers: {"val_skill": skill(1 - numbers["val_accuracy"], missed)},
-        checkpoint_seconds=checkpoint_seconds,
-    )
-    stored.save(run, folder.statistics, model)
-    return descent

@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 from schemas.documents import canonical, fingerprint_of, parse_as, read_document
 from schemas.section import Count, Name, Section
 from schemas.settings_spec import Dataset, Kafka, Paths, Serving, Topics
-from schemas.spec import Spec, load_spec
+from schemas.spec import Spec, load_spec, parse_spec
 from schemas.split_spec import FieldSplit, KeySplit
 from schemas.text_model_spec import TextAttentionModel, TextHierarchicalModel, TextModel
 from schemas.training_spec import Training
@@ -210,3 +210,12 @@ def load_any_spec(path: str | os.PathLike[str]) -> Spec | TextSpec:
       SpecError: the file cannot be read or is wrong.
     """
     return load_text_spec(path) if "text" in read_document(path) else load_spec(path)
+
+
+def parse_any_spec(document: Mapping[str, Any], *, where: str = "spec") -> Spec | TextSpec:
+    """Validates a spec document of either kind.
+
+    Raises:
+      SpecError: one line for each problem.
+    """
+    return parse_text_spec(document, where=where) if "text" in document else parse_spec(document, where=where)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,12 +13,12 @@ from numpy.typing import NDArray
 from models import layout
 from models.class_weights import class_weights
 from models.classes import confusion_lines, score_line, yardstick_line
+from models.exported import load_signature, make_folder, target_of
 from models.run_folder import write_json
-from models.saved_model import DEFAULT_SIGNATURE
 from models.text.classifier import bigrams_of
 from models.text.evaluation import evaluate_texts
 from models.text.yardstick import fit_yardstick
-from schemas.errors import DatasetError, ModelError
+from schemas.errors import DatasetError
 from schemas.text_dataset import TextDatasetFolder
 from schemas.text_model_spec import Bigrams
 from schemas.text_spec import parse_text_spec
@@ -48,20 +46,9 @@ def evaluate_exported_texts(
       ModelError: there is no such model, `output` is left out for a model without a run, or it cannot be written.
       DatasetError: the dataset has other classes, or no such split.
     """
-    run = Path(model) if (Path(model) / layout.EXPORT_FOLDER).is_dir() else None
-    target = Path(output) if output else run
-    if target is None:
-        raise ModelError(f"{model}: expected --output for a model that is not in its run's folder")
-    export = Path(model) if run is None else run / layout.EXPORT_FOLDER
-    try:
-        record = json.loads((export / layout.MODEL_FILE).read_bytes())
-        spec = parse_text_spec(record["spec"], where=str(export / layout.MODEL_FILE))
-        classes = record["classes"]
-        loaded = tf.saved_model.load(str(export))
-        predict = loaded.signatures[DEFAULT_SIGNATURE]
-    except (OSError, ValueError, KeyError, TypeError, tf.errors.OpError) as exc:
-        problem = str(exc).partition("\n")[0]
-        raise ModelError(f"{model}: expected the folder of a run or of an exported model: {problem:.300}") from exc
+    target = target_of(model, output)
+    record, predict = load_signature(model)
+    spec, classes = parse_text_spec(record["spec"], where=str(model)), record["classes"]
     folder = TextDatasetFolder(data)
     if classes != list(folder.manifest.classes):
         raise DatasetError(
@@ -72,14 +59,11 @@ def evaluate_exported_texts(
         shares: NDArray[np.float32] = predict(text=tf.constant(batch["text"]))["scores"].numpy()
         return shares
 
+    make_folder(target)  # before the work, not after it
     weights = class_weights(spec.training, classes, folder.split("train").documents_by_class)
     yardstick = fit_yardstick(folder, bigrams_of(spec) or Bigrams(), weights)
     document = {"split": split, **evaluate_texts(folder, split, scores, yardstick)}
-    try:
-        target.mkdir(parents=True, exist_ok=True)
-        write_json(target / layout.EVALUATION_FILE, document)
-    except OSError as exc:
-        raise ModelError(f"{target}: cannot write the evaluation: {exc.strerror}") from exc
+    write_json(target / layout.EVALUATION_FILE, document)
     return document
 
 

@@ -71,15 +71,14 @@ class TextClassifier:
         return found
 
 
-def save(run: Path, classifier: TextClassifier) -> None:
+def save(run: Path, state: TextState, model: Any) -> None:
     """Keeps a trained model in its run's folder, where `run.json` has its spec already."""
-    state = classifier.state
     document = {"vocabulary": state.vocabulary, "classes": state.classes}
     (run / layout.TEXT_STATE_FILE).write_text(json.dumps(document) + "\n", encoding="utf-8")
     np.save(run / layout.BIGRAMS_FILE, state.bigrams)
     # By a rename, so that weights are there whole or not at all.
     unfinished = run / f".unfinished-{layout.WEIGHTS_FILE}"
-    classifier.model.save_weights(unfinished)
+    model.save_weights(unfinished)
     unfinished.rename(run / layout.WEIGHTS_FILE)
 
 

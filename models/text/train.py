@@ -1,16 +1,14 @@
-"""Trains a text model on a dataset, evaluates it beside the yardsticks and exports it."""
+"""Trains a classifier of texts: what differs from other runs, and what comes of it."""
 
 from __future__ import annotations
 
 import os
-import shutil
-import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
-import keras
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
@@ -18,11 +16,13 @@ from rich.console import Console
 
 from models import layout
 from models.class_weights import class_weights
-from models.classes import cross_entropy
-from models.descent import CHECKPOINT_SECONDS, Descent, Feed, descend
+from models.classes import CLASS_SCORES, accuracy_skill, class_scores, cross_entropy
+from models.descent import Feed, Objective, Remarks
 from models.precision import computing_in
 from models.reader import batches_of
-from models.run_folder import check_file, open_run, write_json
+from models.run import RunOptions, carry_out
+from models.run_folder import write_json
+from models.task import Course, Task
 from models.text import stored
 from models.text.classifier import NGRAM_BRANCH, bigrams_of
 from models.text.evaluation import Scores, evaluate_texts
@@ -30,7 +30,6 @@ from models.text.export import export_classifier
 from models.text.reader import documents
 from models.text.stored import TextClassifier, TextState
 from models.text.yardstick import Yardstick, fit_yardstick
-from pipelines.kernels.metrics import skill
 from schemas.errors import DatasetError, ModelError
 from schemas.split_spec import SPLITS
 from schemas.text_dataset import TextDatasetFolder
@@ -73,15 +72,9 @@ class TextRunSummary:
 
 
 def train_texts(
-    spec: TextSpec,
-    *,
-    data: str | os.PathLike[str],
-    output: str | os.PathLike[str],
-    resume: bool = False,
-    quiet: bool = False,
-    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    spec: TextSpec, *, data: str | os.PathLike[str], output: str | os.PathLike[str], **options: Unpack[RunOptions]
 ) -> TextRunSummary:
-    """Trains a model and leaves all that belongs to it in a folder (`models.layout` says what).
+    """Trains a classifier of texts.
 
     On a CPU the same spec and dataset give the same model but for the last digits: threads add up a gradient in the
     order in which they come to it.
@@ -89,54 +82,130 @@ def train_texts(
     Args:
       spec: with a model and splits.
       data: a dataset of the spec's texts.
-      output: the run's folder; it must not exist, or be empty, unless it holds the run to resume.
-      resume: goes on with the run in the folder, if there is one. One that is complete is left as it is.
-      quiet: prints nothing; else the progress goes to standard error.
-      checkpoint_seconds: between checkpoints within an epoch; there is one at the end of each epoch anyway.
+      output: the run's folder.
+      options: see `models.run.carry_out`, which may raise too.
     Raises:
-      ModelError: the spec has no model or weighs a class that there is not, the folder is taken or cannot be written,
-        the run in it is another, or the loss is no number any more.
-      Interrupted: it was asked to stop, and can be resumed.
+      ModelError: the spec has no model, or weighs a class that there is not.
       DatasetError: the dataset is not the spec's, is damaged, or a split of it is empty.
     """
-    if spec.model is None:
-        raise ModelError("$.model: expected a model to train, got none")
-    started = time.perf_counter()
-    folder = _open_dataset(spec, data)
-    weights = class_weights(spec.training, folder.manifest.classes, folder.split("train").documents_by_class)
-    run = Path(output)
-    record = {"spec": spec.semantic_document(), "family": spec.model.family, "lineage": _lineage(folder)}
-    begun = open_run(run, record, resume=resume)
-    if "outcome" in begun:
-        return TextRunSummary(**begun["outcome"])
-    yardstick = fit_yardstick(folder, bigrams_of(spec) or Bigrams(), weights)
-    descent = _fit(spec, folder, run, yardstick, weights, Console(stderr=True, quiet=quiet), checkpoint_seconds)
-    classifier = stored.load(run, portable=True)
-    metrics = evaluate_texts(folder, "test", scores_of(classifier), yardstick)
-    write_json(run / layout.EVALUATION_FILE, {"split": "test", **metrics})
-    shutil.rmtree(run / layout.EXPORT_FOLDER, ignore_errors=True)  # of an attempt that was killed right after it
-    export_classifier(
-        classifier,
-        to=run / layout.EXPORT_FOLDER,
-        lineage={name: part for name, part in begun.items() if name != "spec"}
-        | {"metrics": {"split": "test", **metrics}},
-    )
-    summary = TextRunSummary(
-        run=str(run),
-        family=spec.model.family,
-        documents={name: folder.split(name).documents for name in SPLITS},
-        epochs=len(descent.records),
-        best_epoch=descent.best_epoch,
-        seconds=round(time.perf_counter() - started, 1),
-        accuracy=metrics["accuracy"],
-        macro_f1=metrics["macro_f1"],
-        accuracy_majority=metrics["majority"]["accuracy"],
-        accuracy_bigrams=metrics["bigrams"]["accuracy"],
-        skill=metrics["bigrams"]["skill"],
-    )
-    write_json(run / layout.RUN_FILE, begun | {"outcome": asdict(summary)})
-    (run / layout.CHECKPOINT_FILE).unlink(missing_ok=True)
-    return summary
+    return carry_out(lambda: TextTask(spec, data), output, **options)
+
+
+class TextTask(Task[TextRunSummary]):
+    """A classification of texts; arguments and errors are those of `train_texts`."""
+
+    summary = TextRunSummary
+    scores = CLASS_SCORES
+    noun = "documents"
+    spec: TextSpec
+    folder: TextDatasetFolder
+
+    def __init__(self, spec: TextSpec, data: str | os.PathLike[str]) -> None:
+        if spec.model is None:
+            raise ModelError("$.model: expected a model to train, got none")
+        self.spec, self.family = spec, spec.model.family
+        self.folder = folder = TextDatasetFolder(data)
+        if folder.spec.window_fingerprint != spec.window_fingerprint:
+            raise DatasetError(f"{folder.path}: expected texts of this spec ($.text), got others; ingest again")
+        self._require_splits()
+        self._weights = class_weights(spec.training, self._classes, folder.split("train").documents_by_class)
+
+    @property
+    def fitted(self) -> bool:
+        """So are the bigrams alone: their fit is the yardstick's."""
+        return isinstance(self.spec.model, BigramsModel)
+
+    @property
+    def lineage(self) -> dict[str, Any]:
+        """The dataset by its manifest's hash, and the documents of its splits."""
+        splits = {name: {"documents": self.cases(name)} for name in SPLITS}
+        return {"dataset_manifest_sha256": self.folder.digest, "splits": splits}
+
+    def cases(self, split: str) -> int:
+        """How many documents a split has."""
+        return self.folder.split(split).documents
+
+    def fit(self, run: Path, console: Console) -> dict[str, Any]:  # noqa: ARG002
+        """Keeps the yardstick as the model."""
+        self.keep(run, self.build())
+        return {}
+
+    def build(self) -> Any:
+        """A new model of `models.text.classifier`, that starts from the yardstick's bigrams where it has them."""
+        with computing_in(self.spec.training.precision):
+            model = self._state.build(self.spec)
+        if bigrams_of(self.spec) is not None:
+            model.get_layer(NGRAM_BRANCH).take_over(self._yardstick.weights)
+        return model
+
+    def objective(self) -> Objective:
+        """The cross-entropy."""
+        return cross_entropy()
+
+    def feed(self, model: Any) -> Feed:
+        """The documents of the splits, with their bigrams where the model takes them."""
+        classifier, size, weights = (
+            TextClassifier(self.spec, self._state, model),
+            self.spec.training.batch_size,
+            self._weights,
+        )
+
+        def supervise(batch: dict[str, Any]) -> tuple[Any, Any, Any]:
+            return classifier.inputs(batch["ids"]), batch["label"], tf.gather(weights, batch["label"])
+
+        def batches(split: str, seed: Any = None) -> Any:
+            found = documents(self.folder, split, batch_size=size, shuffle_seed=seed)
+            return found.map(supervise, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+
+        def steps(split: str) -> int:
+            return batches_of(self.cases(split), size)
+
+        return Feed(lambda seed: batches("train", seed), steps("train"), batches("validation"), steps("validation"))
+
+    def remarks(self) -> Remarks:
+        """The skill against the bigrams."""
+        return accuracy_skill(_validation_error(self.folder, self._yardstick))
+
+    def keep(self, run: Path, model: Any) -> None:
+        """Keeps a trained model in the run's folder, where `run.json` has its spec already."""
+        stored.save(run, self._state, model)
+
+    def validate(self, run: Path) -> dict[str, float]:
+        """The scores on the validation split."""
+        return class_scores(evaluate_texts(self.folder, "validation", scores_of(stored.load(run)), self._yardstick))
+
+    def complete(self, run: Path, lineage: Mapping[str, Any]) -> dict[str, Any]:
+        """Evaluates and exports the model that is kept."""
+        classifier = stored.load(run, portable=True)
+        metrics = {"split": "test", **evaluate_texts(self.folder, "test", scores_of(classifier), self._yardstick)}
+        write_json(run / layout.EVALUATION_FILE, metrics)
+        export_classifier(classifier, to=run / layout.EXPORT_FOLDER, lineage={**lineage, "metrics": metrics})
+        return metrics
+
+    def summarise(self, course: Course, metrics: Mapping[str, Any]) -> TextRunSummary:
+        """The scores on the test split."""
+        return TextRunSummary(
+            **asdict(course),
+            documents={name: self.cases(name) for name in SPLITS},
+            accuracy=metrics["accuracy"],
+            macro_f1=metrics["macro_f1"],
+            accuracy_majority=metrics["majority"]["accuracy"],
+            accuracy_bigrams=metrics["bigrams"]["accuracy"],
+            skill=metrics["bigrams"]["skill"],
+        )
+
+    @property
+    def _classes(self) -> tuple[str, ...]:
+        return self.folder.manifest.classes
+
+    @cached_property
+    def _yardstick(self) -> Yardstick:
+        return fit_yardstick(self.folder, bigrams_of(self.spec) or Bigrams(), self._weights)
+
+    @cached_property
+    def _state(self) -> TextState:
+        keys = np.zeros(0, np.int64) if bigrams_of(self.spec) is None else self._yardstick.keys
+        return TextState(self.folder.vocabulary, self._classes, keys)
 
 
 def scores_of(classifier: TextClassifier) -> Scores:
@@ -149,75 +218,8 @@ def scores_of(classifier: TextClassifier) -> Scores:
     return scores
 
 
-def _open_dataset(spec: TextSpec, data: str | os.PathLike[str]) -> TextDatasetFolder:
-    folder = TextDatasetFolder(data)
-    if folder.spec.window_fingerprint != spec.window_fingerprint:
-        raise DatasetError(f"{folder.path}: expected texts of this spec ($.text), got others; ingest again")
-    if spec.split is None or folder.spec.split != spec.split:
-        raise DatasetError(f"{folder.path}: expected the splits of this spec ($.split), got others; ingest again")
-    for name in SPLITS:
-        if not folder.split(name).documents:
-            raise DatasetError(f"{folder.path}: expected documents in the split '{name}', got none")
-        for shard in folder.split(name).shards:
-            check_file(folder.path / shard.path, shard.sha256)
-    return folder
-
-
-def _fit(
-    spec: TextSpec,
-    folder: TextDatasetFolder,
-    run: Path,
-    yardstick: Yardstick,
-    weights: NDArray[np.float32],
-    console: Console,
-    checkpoint_seconds: float,
-) -> Descent:
-    """Trains until the validation loss no longer falls, and keeps the best epoch's model in the run's folder."""
-    options = spec.training
-    keras.utils.set_random_seed(options.seed)
-    keys = np.zeros(0, np.int64) if bigrams_of(spec) is None else yardstick.keys
-    state = TextState(folder.vocabulary, folder.manifest.classes, keys)
-    with computing_in(options.precision):
-        classifier = TextClassifier(spec, state, state.build(spec))
-    if bigrams_of(spec) is not None:
-        classifier.model.get_layer(NGRAM_BRANCH).take_over(yardstick.weights)
-    if isinstance(spec.model, BigramsModel):
-        stored.save(run, classifier)
-        return Descent([], 0)
-
-    def supervise(batch: dict[str, Any]) -> tuple[Any, Any, Any]:
-        return classifier.inputs(batch["ids"]), batch["label"], tf.gather(weights, batch["label"])
-
-    def batches(split: str, seed: Any = None) -> Any:
-        found = documents(folder, split, batch_size=options.batch_size, shuffle_seed=seed)
-        return found.map(supervise, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
-
-    def steps(split: str) -> int:
-        return batches_of(folder.split(split).documents, options.batch_size)
-
-    missed = _validation_error(folder, yardstick)
-    descent = descend(
-        classifier.model,
-        options,
-        cross_entropy(),
-        Feed(lambda seed: batches("train", seed), steps("train"), batches("validation"), steps("validation")),
-        run=run,
-        console=console,
-        remarks=lambda numbers: {"val_skill": skill(1 - numbers["val_accuracy"], missed)},
-        checkpoint_seconds=checkpoint_seconds,
-    )
-    stored.save(run, classifier)
-    return descent
-
-
 def _validation_error(folder: TextDatasetFolder, yardstick: Yardstick) -> float:
     wrong = 0
     for batch in documents(folder, "validation", batch_size=256).as_numpy_iterator():
         wrong += int((yardstick.logits(batch["ids"]).argmax(axis=1) != batch["label"]).sum())
     return wrong / folder.split("validation").documents
-
-
-def _lineage(folder: TextDatasetFolder) -> dict[str, Any]:
-    """What the model is made of: the dataset by its manifest's hash, and the documents of its splits."""
-    splits = {name: {"documents": folder.split(name).documents} for name in SPLITS}
-    return {"dataset_manifest_sha256": folder.digest, "splits": splits}

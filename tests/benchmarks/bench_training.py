@@ -32,8 +32,9 @@ from models import layout
 from models.forecaster import build_forecaster
 from models.forms import input_forms
 from models.reader import windows
+from models.run import fit
 from models.scaling import Constants
-from models.train import fit
+from models.train import ForecastTask
 from pipelines.ingest import ingest
 from schemas.dataset import DatasetFolder
 from schemas.spec import Spec, load_spec, parse_spec
@@ -105,7 +106,7 @@ def _measure(spec: Spec, folder: DatasetFolder, runs: Path, repeat: int) -> dict
 
 def _tidegauge(spec: Spec, folder: DatasetFolder, run: Path) -> Course:
     run.mkdir(parents=True)
-    fit(spec, folder, run, Console(quiet=True))
+    fit(ForecastTask(spec, folder.path), run, Console(quiet=True))
     records = [json.loads(line) for line in (run / layout.METRICS_FILE).read_text().splitlines()]
     return [(record["seconds"], record["val_loss"]) for record in records]
 

@@ -20,6 +20,7 @@ from models.train import train
 from schemas.dataset import DatasetFolder
 from schemas.errors import ModelError
 from tests.models.conftest import easy_spec
+from tests.models.text.conftest import lay_moods, moods_spec
 
 
 def start(strategy: str, spec: Path, data: Path, output: Path, environment: Mapping[str, str] | None = None) -> Any:
@@ -81,6 +82,24 @@ def test_two_devices_and_two_processes_learn_what_one_device_learns(
         assert told[name]["skill"] == pytest.approx(summary.skill, rel=1e-3)
         assert (tmp_path / name / layout.EXPORT_FOLDER).is_dir()
     assert told["other"]["mae"] == pytest.approx(told["chief"]["mae"])
+
+
+@pytest.mark.slow
+def test_two_devices_learn_of_texts_what_one_device_learns(tmp_path: Path) -> None:
+    spec = moods_spec(model={"family": "cnn", "embedding": 8, "filters": 4, "dropout": 0.0, "bigrams": {}})
+    data, file = lay_moods(tmp_path, spec).path, tmp_path / "spec.yaml"
+    file.write_text(yaml.safe_dump(spec.semantic_document()))
+    told = {}
+    for name in ("one", "mirrored"):
+        process = start(name, file, data, tmp_path / name)
+        out, err = process.communicate(timeout=240)
+        assert process.returncode == 0, f"{name}: {err[-3000:]}"
+        told[name] = json.loads(out)
+    # The documents of an epoch are the same; which n-grams are left out is not, so only what does not hang on it is.
+    assert told["mirrored"]["accuracy_bigrams"] == told["one"]["accuracy_bigrams"]
+    assert told["mirrored"]["accuracy"] == pytest.approx(told["one"]["accuracy"], abs=0.1)
+    losses = [[epoch["val_loss"] for epoch in epochs_of(tmp_path / name)] for name in ("one", "mirrored")]
+    assert losses[1] == pytest.approx(losses[0], rel=0.2)
 
 
 def test_what_there_is_not() -> None:

@@ -30,12 +30,12 @@ def test_halving_goes_on_after_a_stop_and_trains_nothing_twice(
     fits: list[tuple[str, int | None]] = []
     fit = tuning.fit
 
-    def counted(spec: Any, folder: Any, run: Path, console: Any, **options: Any) -> Any:
+    def counted(task: Any, run: Path, console: Any, **options: Any) -> Any:
         if len(fits) == 2:
             fits.append(("stopped", None))
             raise Interrupted("stopped")
         fits.append((run.parent.name, options["stop_after"]))
-        return fit(spec, folder, run, console, **options)
+        return fit(task, run, console, **options)
 
     monkeypatch.setattr(tuning, "fit", counted)
     with pytest.raises(Interrupted):
@@ -64,16 +64,16 @@ def test_halving_goes_on_after_a_stop_and_trains_nothing_twice(
     assert load_spec(tuned.best).training.learning_rate == 0.01
     assert yaml.safe_load(Path(tuned.best).read_text())["window"] == DOCUMENT["window"]
     assert json.loads((tmp_path / "search" / "trials.json").read_text())["trials"][0]["values"] == best.values
-    lines = tuning.table(tuned, "mae")
+    lines = tuning.table(tuned)
     assert lines[0].split() == ["trial", "mae", "rounds", "seconds", "training.learning_rate", "model.dropout"]
     assert lines[-1].split()[1] == "failed"
 
 
-def test_rounds(easy_dataset: DatasetFolder) -> None:
-    spec = easy_spec(training={"epochs": 30, "windows_per_epoch": 1000})
+def test_rounds() -> None:
+    training = easy_spec(training={"epochs": 30, "windows_per_epoch": 1000}).training
 
     def rounds(**options: Any) -> list[tuple[int, int | None]]:
-        return tuning._rounds(spec, easy_dataset, Search(**options))
+        return tuning._rounds(training, 2000, Search(**options))
 
     assert rounds(trials=7) == [(7, None)]
     assert rounds(trials=20, method="halving") == [(20, 3), (7, 10), (3, None)]
