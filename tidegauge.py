@@ -497,15 +497,12 @@ def stream(
     """Consume events or documents and write predictions, exactly once."""
     from threading import Event
 
-    from schemas.spec import require_targets
     from schemas.text_spec import TextSpec, load_any_spec
     from streaming.input_topic import parse_start
 
     loaded, begin, stopping = load_any_spec(spec), parse_start(start), Event()
     if isinstance(loaded, TextSpec) and warm_from is not None:
         raise typer.BadParameter("--warm-from is for series; documents have no windows to warm")
-    if not isinstance(loaded, TextSpec):
-        require_targets(loaded, "stream")
     report = _reporter(as_json and not progress)
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda *_: stopping.set())

@@ -12,27 +12,27 @@ import orjson
 from flows.history import History
 from pipelines.kernels.grid import Events
 from pipelines.kernels.windowing import Windowing, Windows
+from schemas.class_prediction import ClassPrediction
 from schemas.errors import InputError
-from schemas.prediction import Prediction, PredictionWriter
-from schemas.spec import Spec, require_targets
+from schemas.prediction import Prediction, WindowPrediction
+from schemas.spec import Spec
 from schemas.units import format_duration, ms_to_iso
 from streaming.predictor import Predictor
+from streaming.schema_registry import json_writer
 from streaming.serving_client import ServingClient
 
 
-def predict(spec: Spec, inputs: Sequence[str], *, key: str | None = None) -> Prediction:
-    """Forecasts from the newest window of a key.
+def predict(spec: Spec, inputs: Sequence[str], *, key: str | None = None) -> WindowPrediction:
+    """Forecasts from the newest window of a key, or classifies it.
 
     Args:
       spec: the stream; its `serving` section says where the model is.
       inputs: files with the key's recent events.
       key: may be left out where the files hold one key only.
     Raises:
-      SpecError: the stream has no target.
       InputError: the files hold no such key, or too few events for a window.
       ServingError: the server has not the model, or refuses.
     """
-    require_targets(spec, "predict")
     history = History.read(spec, inputs)
     keys = sorted(set(history.key))
     if key is None and len(keys) == 1:
@@ -59,14 +59,31 @@ def predict(spec: Spec, inputs: Sequence[str], *, key: str | None = None) -> Pre
     return prediction
 
 
-def document(spec: Spec, prediction: Prediction) -> dict[str, Any]:
+def document(spec: Spec, prediction: WindowPrediction) -> dict[str, Any]:
     """The prediction as the predictions topic would have it."""
-    found: dict[str, Any] = orjson.loads(PredictionWriter(spec).value(prediction))
+    found: dict[str, Any] = orjson.loads(json_writer(spec).value(prediction))
     return found
 
 
-def lines(spec: Spec, prediction: Prediction) -> list[str]:
-    """The prediction as a table: the start of each horizon step, and each target in its unit.
+def lines(spec: Spec, prediction: WindowPrediction) -> list[str]:
+    """The prediction in words."""
+    if isinstance(prediction, ClassPrediction):
+        return _class_lines(prediction)
+    assert isinstance(prediction, Prediction)
+    return _forecast_lines(spec, prediction)
+
+
+def _class_lines(prediction: ClassPrediction) -> list[str]:
+    """The class, and the score of each, the greatest first."""
+    model, seen = prediction.model, ms_to_iso(prediction.origin_ms)
+    head = f"{prediction.key}: {prediction.label} at {seen}, model {model.name} version {model.version}"
+    scores = sorted(zip(prediction.classes, prediction.scores.tolist(), strict=True), key=lambda scored: -scored[1])
+    width = max(map(len, prediction.classes))
+    return [head, *(f"{name:<{width}}  {score:.4f}" for name, score in scores)]
+
+
+def _forecast_lines(spec: Spec, prediction: Prediction) -> list[str]:
+    """A table: the start of each horizon step, and each target in its unit.
 
     Where the model has quantiles, the bounds of the widest interval stand beside each target.
     """

@@ -45,7 +45,7 @@ from schemas.dataset import DatasetFolder, EventCounts
 from schemas.errors import DatasetError
 from schemas.prediction import ModelVersion
 from schemas.section import Section
-from schemas.spec import Spec, require_targets
+from schemas.spec import Spec
 from streaming.predictor import Predictor
 
 PORTION_WINDOWS = 16_384
@@ -97,7 +97,6 @@ def score(
       server: ... `host:port` of a model server, where the model has the spec's name.
       beam_args: Beam's options; the workers must see `output` under the same path.
     Raises:
-      SpecError: the stream has no target.
       InputError: a file cannot be used.
       DatasetError: the dataset is incomplete or of other windows, or `output` is in use.
       ModelError: there is no such model.
@@ -105,7 +104,6 @@ def score(
       ServingError: the server has not the model, refuses, or stayed away.
     """
     require_one_source(inputs, data, model, server)
-    require_targets(spec, "score")
     given = DatasetFolder(data) if data else None
     if given:
         given.require_windows_of(spec)

@@ -21,12 +21,11 @@ from numpy.typing import NDArray
 
 from flows.history import History
 from pipelines.kernels.windowing import Windowing, window_digests
-from schemas.avro_prediction import AVRO_CONTENT_TYPE, PREDICTION, TEXT_PREDICTION, read_avro_prediction
+from schemas.avro_prediction import AVRO_CONTENT_TYPE, SCHEMAS, read_avro_prediction
 from schemas.dataset import DatasetFolder
 from schemas.errors import BrokerError
 from schemas.event import EventReader
 from schemas.spec import Spec
-from schemas.text_prediction import TEXT_EVENT_TYPE
 from schemas.text_spec import TextSpec
 from schemas.units import ms_to_iso
 from streaming.model_client import Answer, Arrays, Waiting
@@ -221,8 +220,7 @@ def read_topic(spec: Spec | TextSpec, topic: str, starts: Mapping[int, int] | No
 def _document(record: Any) -> dict[str, Any]:
     headers = dict(record.headers)
     if headers.get("content-type") == AVRO_CONTENT_TYPE.encode():
-        schema = TEXT_PREDICTION if headers.get("ce_type") == TEXT_EVENT_TYPE.encode() else PREDICTION
-        return read_avro_prediction(record.value, schema)
+        return read_avro_prediction(record.value, SCHEMAS[headers["ce_type"].decode()])
     document: dict[str, Any] = orjson.loads(record.value)
     return document
 
@@ -251,7 +249,12 @@ class _Recorder:
         tensors = {name: decode_tensor(tensor) for name, tensor in sent.inputs.items() if name != "key"}
         count = len(tensors["past_values"])
         self.windows += [{name: array[row] for name, array in tensors.items()} for row in range(count)]
-        return lambda: Answer({"mean": np.empty((count, 0, 0), np.float32)}, 0, 0.0)
+        nothing = {
+            "mean": np.empty((count, 0, 0), np.float32),
+            "label": np.full(count, b"", np.object_),
+            "scores": np.empty((count, 0), np.float32),
+        }
+        return lambda: Answer(nothing, 0, 0.0)
 
 
 def _hash(window: Window) -> bytes:

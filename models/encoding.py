@@ -127,6 +127,7 @@ def encode(spec: Spec, options: ForecastModel, constants: Constants, inputs: Map
         channels=len(columns.targets),
         horizon=horizon,
         width=width * max(1, len(options.quantiles)),
+        classified=bool(spec.classes),
     )
     where = columns.place(columns.targets)
     return Encoding(window, anchor, _take(mean, where), _take(deviation, where), affine)

@@ -27,8 +27,8 @@ class EncodedWindow:
     `horizon`: the steps to forecast; `width`: the numbers to forecast for each of them, one for each of the row's
     targets and each level.
 
-    Where windows are classified, the past covariates that are numbers stand where targets would, and the whole horizon
-    is one step, whose numbers are the logits of the classes.
+    Where windows are `classified`, the past covariates that are numbers stand where targets would, and the whole
+    horizon is one step, whose numbers are the logits of the classes.
     """
 
     past: Any
@@ -41,3 +41,4 @@ class EncodedWindow:
     channels: int
     horizon: int
     width: int
+    classified: bool = False

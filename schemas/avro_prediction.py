@@ -16,17 +16,20 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from schemas.prediction import Prediction, PredictionWriter
+from schemas.class_prediction import CLASS_EVENT_TYPE, ClassPrediction, ClassPredictionWriter
+from schemas.prediction import EVENT_TYPE, Prediction, PredictionWriter
 from schemas.spec import Spec
-from schemas.text_prediction import TextPrediction, TextPredictionWriter
+from schemas.text_prediction import TEXT_EVENT_TYPE, TextPrediction, TextPredictionWriter
 from schemas.text_spec import TextSpec
 
 AVRO_CONTENT_TYPE = "application/avro"
 _WIRE = struct.Struct(">bI")
 
 
-PREDICTION, TEXT_PREDICTION = "prediction", "text_prediction"
-"""The schemas' names; of series, and of texts."""
+PREDICTION, CLASS_PREDICTION, TEXT_PREDICTION = "prediction", "class_prediction", "text_prediction"
+"""The schemas' names; of forecasts, of the classes of windows, and of texts."""
+SCHEMAS = {EVENT_TYPE: PREDICTION, CLASS_EVENT_TYPE: CLASS_PREDICTION, TEXT_EVENT_TYPE: TEXT_PREDICTION}
+"""By the `ce_type` of a record."""
 
 
 @cache
@@ -66,6 +69,20 @@ class AvroPredictionWriter(PredictionWriter):
             if "quantiles" in target:  # a member of a union must be a list to be known as an array
                 target["quantiles"] = {level: values.tolist() for level, values in target["quantiles"].items()}
         return _datum(PREDICTION, self._schema_id, document)
+
+
+class AvroClassPredictionWriter(ClassPredictionWriter):
+    """Turns the classes of one stream's windows into Avro; see `AvroPredictionWriter`."""
+
+    content_type = AVRO_CONTENT_TYPE
+
+    def __init__(self, spec: Spec, schema_id: int | None = None) -> None:
+        super().__init__(spec)
+        self._schema_id = schema_id
+
+    def values(self, predictions: Sequence[ClassPrediction]) -> list[bytes]:
+        """The value of each one's record."""
+        return [_datum(CLASS_PREDICTION, self._schema_id, self.document(prediction)) for prediction in predictions]
 
 
 class AvroTextPredictionWriter(TextPredictionWriter):

@@ -1,4 +1,4 @@
-"""Predictions: the records of the predictions topic.
+"""Predictions: the records of the predictions topic. Those of classes are in `schemas.class_prediction`.
 
 One record for each (key, origin, model, role). Its Kafka key is the stream's key and its record time the origin, so
 that a predictions topic reads like the input topic does. Consumers must read with `isolation_level=read_committed`,
@@ -25,12 +25,13 @@ changes the meaning of an old one.
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from itertools import groupby
 from operator import attrgetter
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
 import orjson
@@ -54,25 +55,19 @@ class ModelVersion:
     window_fingerprint: str
 
 
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """One forecast; `mean` is float32 (horizon, target), `last_observed` float32 (target,) with its times in ms.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WindowPrediction:
+    """What a model says of one window, be it a forecast or a class.
 
-    `quantiles` float32 (horizon, target, level) are of the model's `levels`, which rise; both are empty where it has
-    none. `latency_ms` is how long the request took that the forecast came with; `traceparent` the trace context of the
-    event that closed the window.
+    `latency_ms` is how long the request took that it came with; `traceparent` the trace context of the event that
+    closed the window.
     """
 
     key: str
     origin_ms: int
-    mean: NDArray[np.float32]
-    last_observed: NDArray[np.float32]
-    last_observed_ms: NDArray[np.int64]
     observed_fraction: float
     window_digest: str
     model: ModelVersion
-    levels: tuple[float, ...]
-    quantiles: NDArray[np.float32]
     role: Role = "champion"
     latency_ms: float | None = None
     traceparent: bytes | None = None
@@ -92,6 +87,21 @@ class Prediction:
         return prediction_id(stream, self.key, self.origin_ms, self.model.name, self.role)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction(WindowPrediction):
+    """One forecast; `mean` is float32 (horizon, target), `last_observed` float32 (target,) with its times in ms.
+
+    `quantiles` float32 (horizon, target, level) are of the model's `levels`, which rise; both are empty where it has
+    none.
+    """
+
+    mean: NDArray[np.float32]
+    last_observed: NDArray[np.float32]
+    last_observed_ms: NDArray[np.int64]
+    levels: tuple[float, ...]
+    quantiles: NDArray[np.float32]
+
+
 def prediction_id(stream: str, key: str, origin_ms: int, model: str, role: str) -> str:
     """The id of a prediction: 32 hexadecimal digits."""
     subject = orjson.dumps([stream, key, origin_ms, model, role])
@@ -108,16 +118,73 @@ def document_id(stream: str, source: str, model: str, role: str) -> str:
     return hashlib.blake2b(orjson.dumps([stream, source, model, role]), digest_size=16).hexdigest()
 
 
-class PredictionWriter:
-    """Turns the predictions of one stream into record values, here JSON, and headers."""
+W = TypeVar("W", bound=WindowPrediction)
+
+
+class WindowPredictionWriter(ABC, Generic[W]):
+    """Turns the predictions of windows of one stream into record values, here JSON, and headers."""
 
     content_type = "application/json"
+    event_type: str
 
     def __init__(self, spec: Spec) -> None:
         self._stream = spec.stream.name
         self._step_ms = spec.grid.step
+        self._headers = EventHeaders(self.event_type, spec.stream.name, self.content_type)
+
+    def values(self, predictions: Sequence[W]) -> list[bytes]:
+        """The value of each one's record: JSON, floats with the fewest digits that give the same float32."""
+        return [orjson.dumps(self.document(one), option=orjson.OPT_SERIALIZE_NUMPY) for one in predictions]
+
+    def value(self, prediction: W) -> bytes:
+        """The value of one's record."""
+        [value] = self.values([prediction])
+        return value
+
+    def document(self, prediction: W) -> dict[str, Any]:
+        """What the value says; numbers of numpy among it."""
+        model = prediction.model
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "stream": self._stream,
+            "key": prediction.key,
+            "origin_ms": prediction.origin_ms,
+            "step_ms": self._step_ms,
+            **self._said(prediction),
+            "observed_fraction": prediction.observed_fraction,
+            "window_digest": prediction.window_digest,
+            "model": {
+                "name": model.name,
+                "version": model.version,
+                "window_fingerprint": model.window_fingerprint,
+            },
+            "role": prediction.role,
+            "latency_ms": prediction.latency_ms,
+        }
+
+    @abstractmethod
+    def _said(self, prediction: W) -> dict[str, Any]:
+        """What the model says of the window."""
+
+    def headers(self, prediction: W) -> list[tuple[str, bytes]]:
+        """CloudEvents headers (binary mode), and the model's name and version."""
+        return self._headers.of(
+            prediction.id(self._stream),
+            time_ms=prediction.origin_ms,
+            subject=prediction.key,
+            model=prediction.model,
+            traceparent=prediction.traceparent,
+        )
+
+
+class PredictionWriter(WindowPredictionWriter[Prediction]):
+    """Writes the forecasts of one stream."""
+
+    event_type = EVENT_TYPE
+
+    def __init__(self, spec: Spec) -> None:
+        super().__init__(spec)
         self._targets = [(target.name, target.unit) for target in spec.targets]
-        self._headers = EventHeaders(EVENT_TYPE, spec.stream.name, self.content_type)
         self._form = (
             b'{"schema_version":%d,"stream":%b,"key":%%b,"origin_ms":%%d,"step_ms":%d,"targets":[%%b],'
             b'"observed_fraction":%%b,"window_digest":"%%b","model":%%b,"role":"%%b","latency_ms":%%b}'
@@ -129,11 +196,6 @@ class PredictionWriter:
         for levels, same in groupby(predictions, attrgetter("levels")):
             found += self._json(levels, list(same))
         return found
-
-    def value(self, prediction: Prediction) -> bytes:
-        """The value of one's record."""
-        [value] = self.values([prediction])
-        return value
 
     def _json(self, levels: tuple[float, ...], predictions: Sequence[Prediction]) -> list[bytes]:
         """The JSON of predictions with the same levels: a number array of all of them is written at once."""
@@ -175,8 +237,7 @@ class PredictionWriter:
             for name, unit in self._targets
         ]
 
-    def document(self, prediction: Prediction) -> dict[str, Any]:
-        """What the value says; numbers of numpy among it."""
+    def _said(self, prediction: Prediction) -> dict[str, Any]:
         targets = [
             {
                 "name": name,
@@ -188,24 +249,7 @@ class PredictionWriter:
             }
             for index, (name, unit) in enumerate(self._targets)
         ]
-        model = prediction.model
-        return {
-            "schema_version": SCHEMA_VERSION,
-            "stream": self._stream,
-            "key": prediction.key,
-            "origin_ms": prediction.origin_ms,
-            "step_ms": self._step_ms,
-            "targets": targets,
-            "observed_fraction": prediction.observed_fraction,
-            "window_digest": prediction.window_digest,
-            "model": {
-                "name": model.name,
-                "version": model.version,
-                "window_fingerprint": model.window_fingerprint,
-            },
-            "role": prediction.role,
-            "latency_ms": prediction.latency_ms,
-        }
+        return {"targets": targets}
 
     @staticmethod
     def _quantiles(prediction: Prediction, index: int) -> dict[str, dict[str, NDArray[np.float32]]]:
@@ -213,16 +257,6 @@ class PredictionWriter:
             return {}
         by_level = np.ascontiguousarray(prediction.quantiles[:, index].T)
         return {"quantiles": dict(zip(map(level_name, prediction.levels), by_level, strict=True))}
-
-    def headers(self, prediction: Prediction) -> list[tuple[str, bytes]]:
-        """CloudEvents headers (binary mode), and the model's name and version."""
-        return self._headers.of(
-            prediction.id(self._stream),
-            time_ms=prediction.origin_ms,
-            subject=prediction.key,
-            model=prediction.model,
-            traceparent=prediction.traceparent,
-        )
 
 
 def _rows(numbers: NDArray[np.float32]) -> list[bytes]:

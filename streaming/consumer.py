@@ -18,7 +18,7 @@ from kafka import TopicPartition
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 
 from schemas.errors import ServingError
-from schemas.prediction import Prediction
+from schemas.prediction import WindowPrediction
 from schemas.spec import Spec
 from schemas.text_prediction import TextPrediction
 from schemas.text_spec import TextSpec
@@ -147,7 +147,7 @@ class StreamConsumer(GroupLoop):
         self._probe()
         return batch
 
-    def _work(self, stages: dict[TopicPartition, Stage]) -> Sequence[Prediction | TextPrediction] | None:
+    def _work(self, stages: dict[TopicPartition, Stage]) -> Sequence[WindowPrediction | TextPrediction] | None:
         try:
             predictions = list(self._kind.predict(stages))
             if predictions:
@@ -160,7 +160,7 @@ class StreamConsumer(GroupLoop):
             return None
         return predictions
 
-    def _wrote(self, outputs: Sequence[Prediction | TextPrediction]) -> None:
+    def _wrote(self, outputs: Sequence[WindowPrediction | TextPrediction]) -> None:
         for prediction in outputs:
             self._status.counts[_COUNTED_AS.get(prediction.role, prediction.role)] += 1
 

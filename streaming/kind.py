@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from kafka import KafkaConsumer, TopicPartition
 
-from schemas.prediction import Prediction
+from schemas.prediction import WindowPrediction
 from schemas.text_prediction import TextPrediction
 from streaming.beside import Beside
 from streaming.checkpoint import Checkpoint
@@ -35,7 +35,7 @@ class Kind(Protocol):
         """What is to be read so that the partition is as it was at its checkpoint."""
         ...
 
-    def predict(self, stages: Mapping[TopicPartition, Any]) -> Sequence[Prediction | TextPrediction]:
+    def predict(self, stages: Mapping[TopicPartition, Any]) -> Sequence[WindowPrediction | TextPrediction]:
         """Predicts what the stages yield; what the model does not take goes to their dead letters.
 
         Raises:
@@ -49,7 +49,7 @@ class Kind(Protocol):
         stages: dict[TopicPartition, Any],
         end: Callable[[TopicPartition], int | None],
         /,
-    ) -> Sequence[Prediction | TextPrediction]:
+    ) -> Sequence[WindowPrediction | TextPrediction]:
         """What the wall clock asks for; partitions that have some get a stage, to be committed with it.
 
         Args:

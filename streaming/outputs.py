@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Generic, Protocol, TypeVar
 
 from schemas.dead_letter import DeadLetter
-from schemas.prediction import Prediction
+from schemas.prediction import WindowPrediction
 from schemas.settings_spec import Topics
 from schemas.text_prediction import TextPrediction
 from streaming.bulk_producer import OutRecord
@@ -14,7 +14,7 @@ from streaming.commits import Outbox
 from streaming.dead_letters import MAX_PAYLOAD_BYTES, to_headers, to_payload
 from streaming.stage import Record, Stage, valid_ms
 
-P = TypeVar("P", bound=Prediction | TextPrediction)
+P = TypeVar("P", bound=WindowPrediction | TextPrediction)
 P_contra = TypeVar("P_contra", contravariant=True)
 
 

@@ -12,11 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.kernels.windowing import Windowing, Windows, window_digests
-from schemas.prediction import ModelVersion, Prediction, Role
+from schemas.class_prediction import ClassPrediction
+from schemas.prediction import ModelVersion, Prediction, Role, WindowPrediction
 from schemas.spec import Spec
 from streaming.beside import Beside, Panel
 from streaming.model_client import Answer, ModelClient
 from streaming.requests import Requests
+
+_About = dict[str, Any]
+"""What forecasts and classes of a window have in common, by field."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +125,7 @@ class Predictor:
             spec.serving, client, patience_s=patience_s, stopping=stopping, on_answer=on_answer
         )
         self._panel = Panel(requests, beside)
-        self._fingerprint = spec.window_fingerprint
+        self._fingerprint, self._classes = spec.window_fingerprint, spec.classes
         features = spec.stream.inputs
         self._targets = [index for index, feature in enumerate(features) if feature.role == "target"]
         self._carried = [index for index, feature in enumerate(features) if feature.calendar is None]
@@ -136,7 +140,7 @@ class Predictor:
         on_refused: Callable[[RefusedWindow], None] | None = None,
         *,
         provisional: bool = False,
-    ) -> list[Prediction]:
+    ) -> list[WindowPrediction]:
         """Predicts all windows of some runs, each with its key; a key's predictions of one role are in their order.
 
         Args:
@@ -151,7 +155,7 @@ class Predictor:
         if not runs:
             return []
         refused = None if on_refused is None else self._telling(on_refused)
-        predictions: list[Prediction] = []
+        predictions: list[WindowPrediction] = []
         for part, answer, role in self._panel.ask(self._batch(runs), refused, alone=provisional):
             predictions += self._predictions(part, answer, "provisional" if provisional else role)
         return predictions
@@ -200,34 +204,51 @@ class Predictor:
             inputs["key"] = np.array([key.encode() for key in keys], dtype=object)
         return inputs
 
-    def _predictions(self, batch: _Batch, answer: Answer, role: Role) -> list[Prediction]:
-        values, observed = batch.values, batch.observed
+    def _predictions(self, batch: _Batch, answer: Answer, role: Role) -> list[WindowPrediction]:
         model = ModelVersion(self._client.model, answer.version, self._fingerprint)
-        quantiles, levels = answer.outputs.get("quantiles"), answer.levels
+        fractions = batch.observed[:, :, self._carried].mean(axis=(1, 2)).round(6).tolist()
+        digests = window_digests(batch.values, batch.observed, batch.future)
+        latency_ms = round(answer.latency_ms, 3)
+        about = [
+            {
+                "key": key,
+                "origin_ms": origin_ms,
+                "observed_fraction": fraction,
+                "window_digest": digest,
+                "model": model,
+                "role": role,
+                "latency_ms": latency_ms,
+            }
+            for key, origin_ms, fraction, digest in zip(
+                batch.keys, self._origin_ms(batch).tolist(), fractions, digests, strict=True
+            )
+        ]
+        return self._classes_of(about, answer) if self._classes else self._forecasts_of(about, answer, batch)
+
+    def _forecasts_of(self, about: Sequence[_About], answer: Answer, batch: _Batch) -> list[WindowPrediction]:
+        mean, levels = answer.outputs["mean"], answer.levels
+        quantiles = answer.outputs.get("quantiles")
         if quantiles is None or quantiles.shape[-1] != len(levels):
-            quantiles, levels = np.zeros((*answer.outputs["mean"].shape, 0), np.float32), ()
-        last, last_step = last_observed(values[:, :, self._targets], observed[:, :, self._targets])
-        origin_ms = self._origin_ms(batch)
-        last_ms = origin_ms[:, None] + (last_step - self._windowing.past) * self._windowing.grid.step_ms
-        fractions = observed[:, :, self._carried].mean(axis=(1, 2)).round(6).tolist()
-        digests = window_digests(values, observed, batch.future)
-        mean, latency_ms = answer.outputs["mean"], round(answer.latency_ms, 3)
+            quantiles, levels = np.zeros((*mean.shape, 0), np.float32), ()
+        last, last_step = last_observed(batch.values[:, :, self._targets], batch.observed[:, :, self._targets])
+        last_ms = self._origin_ms(batch)[:, None] + (last_step - self._windowing.past) * self._windowing.grid.step_ms
         return [
             Prediction(
-                key=key,
-                origin_ms=int(origin_ms[row]),
+                **told,
                 mean=mean[row],
                 last_observed=last[row],
                 last_observed_ms=last_ms[row],
-                observed_fraction=fractions[row],
-                window_digest=digests[row],
-                model=model,
                 levels=levels,
                 quantiles=quantiles[row],
-                role=role,
-                latency_ms=latency_ms,
             )
-            for row, key in enumerate(batch.keys)
+            for row, told in enumerate(about)
+        ]
+
+    def _classes_of(self, about: Sequence[_About], answer: Answer) -> list[WindowPrediction]:
+        rows = zip(about, answer.outputs["label"], answer.outputs["scores"], strict=True)
+        return [
+            ClassPrediction(**told, label=label.decode(), classes=self._classes, scores=scores)
+            for told, label, scores in rows
         ]
 
 

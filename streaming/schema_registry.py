@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 import urllib.error
 import urllib.request
+from typing import Any
 from urllib.parse import quote
 
 from schemas.avro_prediction import (
+    CLASS_PREDICTION,
     PREDICTION,
     TEXT_PREDICTION,
+    AvroClassPredictionWriter,
     AvroPredictionWriter,
     AvroTextPredictionWriter,
     prediction_schema_text,
 )
+from schemas.class_prediction import ClassPredictionWriter
 from schemas.errors import BrokerError
-from schemas.prediction import PredictionWriter
+from schemas.prediction import PredictionWriter, WindowPredictionWriter
 from schemas.spec import Spec
 from schemas.text_prediction import TextPredictionWriter
 from schemas.text_spec import TextSpec
@@ -23,15 +27,22 @@ from schemas.text_spec import TextSpec
 TIMEOUT_S = 10.0
 
 
-def prediction_writer(spec: Spec) -> PredictionWriter:
-    """The writer of the format that the spec names.
+def prediction_writer(spec: Spec) -> WindowPredictionWriter[Any]:
+    """The writer of the format that the spec names, of forecasts or of classes.
 
     Raises:
       BrokerError: the schema registry does not answer, or refuses the schema.
     """
     if spec.kafka.value_format == "json":
-        return PredictionWriter(spec)
+        return json_writer(spec)
+    if spec.classes:
+        return AvroClassPredictionWriter(spec, _schema_id(spec, CLASS_PREDICTION))
     return AvroPredictionWriter(spec, _schema_id(spec, PREDICTION))
+
+
+def json_writer(spec: Spec) -> WindowPredictionWriter[Any]:
+    """The writer of JSON, of forecasts or of classes."""
+    return ClassPredictionWriter(spec) if spec.classes else PredictionWriter(spec)
 
 
 def text_prediction_writer(spec: TextSpec) -> TextPredictionWriter:

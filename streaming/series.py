@@ -11,7 +11,7 @@ from kafka import TopicPartition
 
 from pipelines.kernels.windowing import Windowing
 from schemas.dead_letter import window_letter
-from schemas.prediction import Prediction
+from schemas.prediction import WindowPrediction
 from schemas.spec import Spec
 from streaming.changelog import Changelog, prepare_changelog
 from streaming.checkpoint import Checkpoint
@@ -76,7 +76,7 @@ class Series:
         """The events that windows are made of, or the rows of the changelog."""
         return self._takeover.reading(tp, checkpoint)
 
-    def predict(self, stages: Mapping[TopicPartition, WindowStage]) -> list[Prediction]:
+    def predict(self, stages: Mapping[TopicPartition, WindowStage]) -> list[WindowPrediction]:
         """Predicts the windows that the stages closed."""
         runs = [(tp, key, windows) for tp, stage in stages.items() for key, windows in stage.windows]
 
@@ -107,7 +107,7 @@ class Series:
         partitions: Mapping[TopicPartition, Partition],
         stages: dict[TopicPartition, WindowStage],
         end: Callable[[TopicPartition], int | None],
-    ) -> list[Prediction]:
+    ) -> list[WindowPrediction]:
         """Predicts windows that the wall clock ends, of partitions that had no events."""
         if self._idle_close_ms is None or time.monotonic() < self._closed_at + IDLE_CLOSE_S:
             return []
@@ -131,7 +131,7 @@ class Series:
     def write(
         self,
         outbox: Outbox,
-        predictions: Sequence[Prediction],
+        predictions: Sequence[WindowPrediction],
         stages: Mapping[TopicPartition, WindowStage],
         partitions: Mapping[TopicPartition, Partition],
         now_ms: int,

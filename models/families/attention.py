@@ -33,6 +33,9 @@ def build(options: AttentionModel, window: EncodedWindow, *, portable: bool) -> 
         state = state + layers.Dropout(options.dropout)(found)
         state = state + _feed_forward(options, _norm(options)(state))
     state = _norm(options)(state)
+    if window.classified:
+        state = parts.averaged(window, state, options.patch, options.stride)
+        return parts.head(window, state, dropout=options.dropout)
     if window.future is None:
         return parts.head(window, layers.Flatten()(state), dropout=options.dropout)
     return _decode(options, window, state)
@@ -51,7 +54,7 @@ def _decode(options: AttentionModel, window: EncodedWindow, state: Any) -> Any:
     found, _ = attention(_norm(options)(queries), _norm(options)(memory))
     queries = queries + layers.Dropout(options.dropout)(found)
     queries = queries + _feed_forward(options, _norm(options)(queries))
-    return parts.segment_head(window, _norm(options)(queries), options.patch) + parts.linear_path(window)
+    return parts.beside_linear(window, parts.segment_head(window, _norm(options)(queries), options.patch))
 
 
 def signatures(spec: Spec, constants: Constants, model: Any) -> Mapping[str, Any]:  # noqa: ARG001

@@ -23,7 +23,9 @@ def build(options: CnnModel, window: EncodedWindow, *, portable: bool) -> Any:  
         inner = _dilated(options, state, layer) if options.kind == "dilated" else _wide(options, state)
         state = state + inner if options.shortcuts else inner
     state = layers.LayerNormalization()(state)
-    if options.kind == "dilated":
+    if window.classified:
+        state = parts.averaged(window, state, options.patch, options.stride)
+    elif options.kind == "dilated":
         state = state[:, -1]
     else:
         # Narrowed first: the head has a weight for each number of each patch and each step of the horizon.

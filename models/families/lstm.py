@@ -19,11 +19,14 @@ from schemas.model_spec import LstmModel
 
 def build(options: LstmModel, window: EncodedWindow, *, portable: bool) -> Any:
     """Builds the family; see `models.families.family`."""
-    tokens = parts.segments(window.past, min(options.segment, window.past.shape[1]))
+    segment = min(options.segment, window.past.shape[1])
+    tokens = parts.segments(window.past, segment)
     state = layers.Dense(options.units, activation="relu")(tokens)
     for layer in range(1, options.layers + 1):
         state = layers.Dropout(options.dropout)(state)
-        state = _read(options, state, whole=layer < options.layers, portable=portable)
+        state = _read(options, state, whole=window.classified or layer < options.layers, portable=portable)
+    if window.classified:
+        state = parts.averaged(window, state, segment, segment)
     return parts.head(window, state, dropout=options.dropout)
 
 

@@ -29,12 +29,25 @@ def patches(sequence: Any, length: int, stride: int, units: int) -> Any:
 
     A patch begins every `stride` steps; the last one ends where the sequence does, and what the first lacks is 0.
     """
+    return layers.Conv1D(units, length, strides=stride)(_whole_patches(sequence, length, stride))
+
+
+def _whole_patches(sequence: Any, length: int, stride: int) -> Any:
     steps = sequence.shape[1]
     count = -(-max(steps - length, 0) // stride) + 1
     short = (count - 1) * stride + length - steps
-    if short:
-        sequence = ops.pad(sequence, ((0, 0), (short, 0), (0, 0)))
-    return layers.Conv1D(units, length, strides=stride)(sequence)
+    return ops.pad(sequence, ((0, 0), (short, 0), (0, 0))) if short else sequence
+
+
+def averaged(window: EncodedWindow, tokens: Any, length: int, stride: int) -> Any:
+    """The mean of the tokens of patches of which a step is there: (n, patch, unit) -> (n, unit).
+
+    What tells a class may be anywhere in a window, and what tells it wherever it is needs the fewest examples: a head
+    with weights for each place would learn the few examples' places instead.
+    """
+    steps = ops.cast(window.present, tokens.dtype)[..., None]
+    there = ops.max_pool(_whole_patches(steps, length, stride), length, stride)
+    return ops.sum(tokens * there, axis=1) / ops.maximum(ops.sum(there, axis=1), 1.0)
 
 
 def horizon_segments(sequence: Any, length: int) -> Any:
@@ -85,11 +98,11 @@ def head(window: EncodedWindow, state: Any, *, dropout: float) -> Any:
         state = joined([state, constant])
     if window.future is None:
         moved = layers.Dense(window.horizon * window.width)(state)
-        return unfolded(moved, window) + linear_path(window)
+        return beside_linear(window, unfolded(moved, window))
     units = min(16, state.shape[-1])
     steps = ops.reshape(layers.Dense(window.horizon * units)(state), (-1, window.horizon, units))
     steps = layers.Dense(units, activation="relu")(joined([steps, window.future]))
-    return layers.Dense(window.width)(steps) + linear_path(window)
+    return beside_linear(window, layers.Dense(window.width)(steps))
 
 
 def segment_head(window: EncodedWindow, state: Any, length: int) -> Any:
@@ -98,13 +111,16 @@ def segment_head(window: EncodedWindow, state: Any, length: int) -> Any:
     return ops.reshape(moved, (-1, state.shape[1] * length, window.width))[:, : window.horizon]
 
 
-def linear_path(window: EncodedWindow) -> Any:
-    """The linear forecast that a family corrects: from the target's past straight to (n, horizon, width).
+def beside_linear(window: EncodedWindow, moved: Any) -> Any:
+    """Adds what a family says, (n, horizon, width), to the linear forecast from the target's past, which it corrects.
 
-    It starts from nothing, so that a new model repeats the anchor but for the family's own first guess.
+    That starts from nothing, so that a new model repeats the anchor but for the family's own first guess. Classes have
+    no such path: which class a window is of hardly follows from single steps, and its weights are many.
     """
+    if window.classified:
+        return moved
     flat = layers.Flatten()(window.target)
-    return unfolded(layers.Dense(window.horizon * window.width, kernel_initializer="zeros")(flat), window)
+    return moved + unfolded(layers.Dense(window.horizon * window.width, kernel_initializer="zeros")(flat), window)
 
 
 def unfolded(flat: Any, window: EncodedWindow) -> Any:

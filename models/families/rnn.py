@@ -18,16 +18,21 @@ from schemas.model_spec import RnnModel
 
 def build(options: RnnModel, window: EncodedWindow, *, portable: bool) -> Any:
     """Builds the family; see `models.families.family`."""
-    tokens = parts.segments(window.past, min(options.segment, window.past.shape[1]))
+    segment = min(options.segment, window.past.shape[1])
+    tokens = parts.segments(window.past, segment)
     state = layers.Dense(options.units, activation="relu")(tokens)
+    recurrences = [_recurrence(options, tokens.shape[1], portable=portable) for _ in range(options.layers)]
+    if window.classified:
+        for recurrence in recurrences:
+            state = recurrence(layers.Dropout(options.dropout)(state))
+        return parts.head(window, parts.averaged(window, state, segment, segment), dropout=options.dropout)
     decoded, count = _queries(options, window)
-    for _ in range(options.layers):
-        recurrence = _recurrence(options, tokens.shape[1], portable=portable)
+    for recurrence in recurrences:
         state = recurrence(layers.Dropout(options.dropout)(state))
         left = ops.repeat(state[:, -1], count, axis=0)  # of these cells the output is the state
         decoded = recurrence(decoded, initial_state=left)
     decoded = layers.Dropout(options.dropout)(ops.reshape(decoded, (-1, count, options.units)))
-    return parts.segment_head(window, decoded, min(options.segment, window.horizon)) + parts.linear_path(window)
+    return parts.beside_linear(window, parts.segment_head(window, decoded, min(options.segment, window.horizon)))
 
 
 def _queries(options: RnnModel, window: EncodedWindow) -> tuple[Any, int]:
