@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -16,15 +17,19 @@ from kafka.coordinator.consumer import ConsumerProtocolAssignment
 from kafka.errors import KafkaTimeoutError
 
 from deploy.local.ports import free_port
+from flows.verify import verify_predictions
+from pipelines.ingest import ingest
 from pipelines.kernels.windowing import Windowing, window_digests
+from schemas.dataset import DatasetFolder
 from schemas.spec import Spec, parse_spec
 from streaming.commits import Offsets, Outbox, Write
 from streaming.consumer import StreamConsumer
+from streaming.live_status import LiveStatus
 from streaming.topics import NewTopic, TopicAdmin
 from streaming.transactions import Transactions
 from tests.benchmarks.instant_model import serve
 from tests.e2e.conftest import MODEL, LiveStream, Message, Models, stream_spec
-from tests.e2e.test_stream import START_MS, expected_windows, history, send
+from tests.e2e.test_stream import START_MS, expected_windows, history, send, wait_for_predictions
 from tests.oracle import Oracle, OracleEvent
 
 
@@ -163,3 +168,33 @@ def test_commits_that_fail_are_done_again(
     assert counts["in"] == 400
     assert found(live, counts["predictions"]) == expected_windows(live)
     assert len(live.predictions()) == counts["predictions"]
+
+
+def test_the_windows_are_those_of_the_batch_dataset(live: LiveStream, tmp_path: Path) -> None:
+    """With disorder, a second member that joins, and a kill and a restart of the first: every window, once."""
+    events = history(44, 900, "vwxyz")
+    send(live, events[:400])
+    first = live.start("--member", "a")
+    wait_for_predictions(live)
+    status = LiveStatus()
+    second = StreamConsumer(live.spec, member="b", start="earliest", status=status)
+    thread = Thread(target=second.run, daemon=True)
+    thread.start()
+    until = time.monotonic() + 30
+    while not status.partitions:
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    send(live, events[400:700])
+    first.kill()
+    first.wait()
+    live.start("--member", "a")
+    send(live, events[700:])
+    windows = found(live, len(expected_windows(live)))
+    second.stop()
+    thread.join(timeout=20)
+
+    topic = live.spec.topics
+    ingest(live.spec, inputs=[f"kafka:{topic.input.name}"], output=str(tmp_path / "dataset"), all_origins=True)
+    parity = verify_predictions(live.spec, DatasetFolder(tmp_path / "dataset"), topic.predictions.name)
+    assert parity.holds
+    assert parity.equal == len(windows) == len(live.predictions()) > 100
