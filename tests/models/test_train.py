@@ -231,3 +231,30 @@ def test_a_loss_that_is_no_number_stops_the_run(easy_dataset: DatasetFolder, tmp
     message = refusal(ModelError, spec, data=easy_dataset.path, output=tmp_path / "run")
     assert message.startswith("epoch 1: expected a finite loss, got ")
     assert not (tmp_path / "run" / layout.EXPORT_FOLDER).exists()
+
+
+def test_training_goes_on_from_the_weights_of_another_run(trained: Trained, tmp_path: Path) -> None:
+    once = trained.spec.training.model_copy(update={"epochs": 1})
+    spec = trained.spec.model_copy(update={"training": once})
+    warm = train(spec, data=trained.dataset.path, output=tmp_path / "warm", quiet=True, warm_from=trained.run)
+    cold_epochs = [json.loads(line) for line in (trained.run / layout.METRICS_FILE).read_text().splitlines()]
+    [warm_epoch] = [json.loads(line) for line in (tmp_path / "warm" / layout.METRICS_FILE).read_text().splitlines()]
+    # The same first epoch of batches, from where the last one of the other run ended.
+    assert warm_epoch["val_loss"] < 0.5 * cold_epochs[0]["val_loss"]
+    record = json.loads((tmp_path / "warm" / layout.RUN_FILE).read_bytes())
+    assert len(record["started_from"]["weights_sha256"]) == 64
+    again = train(
+        spec, data=trained.dataset.path, output=tmp_path / "warm", quiet=True, warm_from=trained.run, resume=True
+    )
+    assert again == warm
+    with pytest.raises(ModelError, match="expected a run of this spec and dataset to resume"):
+        train(spec, data=trained.dataset.path, output=tmp_path / "warm", quiet=True, resume=True)
+
+
+def test_only_weights_of_the_same_model_are_gone_on_from(trained: Trained, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="expected a run of this spec's model and windows to start from"):
+        train(easy_spec(), data=trained.dataset.path, output=tmp_path / "run", quiet=True, warm_from=trained.run)
+    fitted = easy_spec(model={"family": "linear"})
+    with pytest.raises(ModelError, match="'linear' is fitted in one go, and starts from no weights"):
+        train(fitted, data=trained.dataset.path, output=tmp_path / "run", quiet=True, warm_from=trained.run)
+    assert not (tmp_path / "run").exists()
