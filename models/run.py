@@ -65,9 +65,8 @@ def carry_out(
     started = time.perf_counter()
     distribution = Distribution(strategy)  # before the task, which reads the dataset by TensorFlow
     task = open_task()
-    record, weights = task.record, None if start is None else start()
-    if weights is not None:
-        record["started_from"] = {"weights_sha256": _digest(weights)}
+    weights = None if start is None else start()
+    record = {**task.record, "started_from": None if weights is None else {"weights_sha256": _digest(weights)}}
     with _folder_of(distribution, Path(output), resume=resume) as run:
         begun = open_run(run, record, resume=resume)
         if "outcome" in begun:
