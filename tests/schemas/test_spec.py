@@ -224,9 +224,9 @@ def test_the_environment_overrides_settings_only() -> None:
 def test_numbers_in_scientific_notation_are_numbers(tmp_path: Path) -> None:
     path = tmp_path / "spec.yaml"
     path.write_text(WEATHER.read_text() + "\ndataset: {shards: 2}\n")
-    text = path.read_text().replace("loss: mae", "loss: mae\n  learning_rate: 2e-3")
+    text = path.read_text().replace("learning_rate: 0.002", "learning_rate: 3e-3")
     path.write_text(text)
-    assert load_spec(path, {}).training.learning_rate == 0.002
+    assert load_spec(path, {}).training.learning_rate == 0.003
 
 
 def test_topics_are_named_after_the_stream() -> None:
