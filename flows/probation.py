@@ -22,7 +22,7 @@ from models.version_files import identity_of, record_of
 from schemas.errors import SpecError
 from schemas.probation_spec import Probation
 from schemas.registry_record import Record
-from schemas.spec import Spec
+from schemas.spec import Spec, require_targets
 from schemas.units import iso_to_ms, ms_to_iso
 
 Outcome = Literal["undecided", "confirmed", "rolled_back", "nothing_to_do"]
@@ -73,11 +73,12 @@ def probation(spec: Spec, *, report: Callable[[str], None] = lambda _: None) -> 
       spec: with the section `retrain.probation`.
       report: is told, in words, what is done.
     Raises:
-      SpecError: there is no such section.
+      SpecError: there is no such section, or the stream has no targets.
       BrokerError: the accuracy topic does not exist, or cannot be read.
       ModelError: the registry cannot be read or written.
       ServingError: a version was rolled back, and the server has not got the next one in time.
     """
+    require_targets(spec, "compare live forecasts of")
     rule = spec.retrain.probation
     if rule is None:
         raise SpecError("$.retrain.probation: expected a section (it may be empty: probation: {}), got none")
