@@ -1,4 +1,4 @@
-"""What the live path costs: `python -m tests.benchmarks.bench_streaming [--only NAME ...] [--repeat N] [--json FILE]`.
+"""What the live path costs: `python -m tests.benchmarks.bench_streaming [--only NAME ...] [--quix PYTHON]`.
 
 The script starts a real Kafka, and a model server: one that answers at once (`instant_model`), or the real one.
 Everything runs on this machine at the same time, so that only ratios within one run mean much; medians of the rounds
@@ -175,6 +175,9 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=CELLS, default=list(CELLS))
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="a tenth of the events in the cells under load")
+    parser.add_argument(
+        "--quix", metavar="PYTHON", help="of an environment with quixstreams, which `echo` measures too"
+    )
     parser.add_argument("--json", type=Path, help="also write the result to this file")
     arguments = parser.parse_args()
     results: dict[str, Any] = {}
@@ -184,7 +187,9 @@ def main() -> None:
         stack.callback(node.stop)
         bootstrap = node.start(Ports(0, 0)).endpoints["bootstrap"]
         for name in arguments.only:
-            results[name] = CELLS[name](Bench(bootstrap, folder, arguments.repeat, quick=arguments.quick))
+            results[name] = CELLS[name](
+                Bench(bootstrap, folder, arguments.repeat, quick=arguments.quick, quix=arguments.quix)
+            )
             print(f"{name}: {json.dumps(results[name])}", file=sys.stderr, flush=True)
     text = json.dumps(results, indent=2)
     print(text)

@@ -54,6 +54,8 @@ def echo(bench: Bench) -> dict[str, Any]:
             "ours": lambda: _rate(stream, events),
             "ours_2": lambda: _rate(stream, events, "--processes", "2"),
         }
+        if (quix := bench.quix) is not None:
+            contestants["quix"] = lambda: _rate_of_quix(stream, events, quix)
         return _compared(contestants, bench.repeat, "echo")
 
 
@@ -147,6 +149,11 @@ def _rate(stream: Stream, events: int, *how: str) -> dict[str, float]:
     own = stream.again()
     plain = bool(how) and not how[0].startswith("-")
     return own.rate(own.start_plain(*how) if plain else own.start(*EARLIEST, *how), events)
+
+
+def _rate_of_quix(stream: Stream, events: int, python: str) -> dict[str, float]:
+    own = stream.again()
+    return own.rate(own.start_quix(python), events)
 
 
 def _compared(contestants: Mapping[str, Callable[[], dict[str, float]]], repeat: int, base: str) -> dict[str, Any]:

@@ -37,10 +37,13 @@ ARRAY_TARGET = {"name": "target", "role": "target", "field": "values", "index": 
 
 
 class Bench:
-    """The parts that every cell uses: Kafka, and a folder; `quick` takes a tenth of the events under load."""
+    """The parts that every cell uses: Kafka, and a folder; `quick` takes a tenth of the events under load.
 
-    def __init__(self, bootstrap: str, folder: Path, repeat: int, *, quick: bool) -> None:
-        self.bootstrap, self.folder, self.repeat, self.quick = bootstrap, folder, repeat, quick
+    `quix` is the Python of an environment that has Quix Streams, if there is one.
+    """
+
+    def __init__(self, bootstrap: str, folder: Path, repeat: int, *, quick: bool, quix: str | None = None) -> None:
+        self.bootstrap, self.folder, self.repeat, self.quick, self.quix = bootstrap, folder, repeat, quick, quix
 
     def events(self, count: int) -> int:
         """How many events to take in the place of `count`."""
@@ -176,6 +179,12 @@ class Stream:
         """Starts what it is measured against."""
         return Consumer("tests.benchmarks.plain_consumer", str(self.spec_file), work)
 
+    def start_quix(self, python: str) -> Consumer:
+        """Starts Quix Streams, in an environment that has it."""
+        topics, folder = self.spec.topics, self._folder / f"{self.spec.group}.quix"
+        names = (self.spec.group, topics.input.name, topics.predictions.name, str(folder), str(self.spec.window.past))
+        return Consumer("tests.benchmarks.quix_consumer", self.spec.kafka.bootstrap_servers, *names, python=python)
+
     def rate(self, consumer: Consumer, events: int) -> dict[str, float]:
         """How fast a consumer that was just started commits the first `events` of its input; then it is killed.
 
@@ -261,10 +270,10 @@ class Stream:
 class Consumer:
     """`tidegauge stream`, or another module that consumes, as a process, and what it says."""
 
-    def __init__(self, *command: str) -> None:
+    def __init__(self, *command: str, python: str = sys.executable) -> None:
         self.began = time.monotonic()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", *command],
+            [python, "-m", *command],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
