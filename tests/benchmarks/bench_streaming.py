@@ -13,6 +13,7 @@ are told.
     lstm       events a second with an LSTM, against a consumer that calls Predict once for each event
     crayfish   events a second of 784 numbers through a small network, which Crayfish (EDBT 2024) measures
     latency    from an event's append to its committed prediction by the LSTM, beside an echo, at 200 and 1,000 a second
+               (`latency_at_least_once` where both commit so)
     hostile    as many hostile messages as events: what becomes of them, of the predictions, and of the rate
 """
 
@@ -39,7 +40,7 @@ from schemas.spec import Spec
 from streaming.partition import Partition
 from streaming.restore import PARTITION_FETCH_BYTES, POLL_RECORDS, Restorer, replaying
 from streaming.topics import connect
-from tests.benchmarks.stream_load import crayfish, echo, hostile, latency, lstm, stages
+from tests.benchmarks.stream_load import crayfish, echo, hostile, latency, latency_at_least_once, lstm, stages
 from tests.benchmarks.stream_parts import Bench, medians, series
 
 # --- cells ---
@@ -165,7 +166,8 @@ def memory(bench: Bench) -> dict[str, Any]:
 
 
 CELLS: Mapping[str, Callable[[Bench], dict[str, Any]]] = {
-    cell.__name__: cell for cell in (restart, replay, memory, echo, stages, lstm, crayfish, latency, hostile)
+    cell.__name__: cell
+    for cell in (restart, replay, memory, echo, stages, lstm, crayfish, latency, latency_at_least_once, hostile)
 }
 
 
