@@ -12,7 +12,7 @@ in `pyproject.toml`, and the tests that read records back would tell if that did
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -47,7 +47,7 @@ class BulkProducer(KafkaProducer):  # type: ignore[misc]
         super().__init__(**configs)
         self._partitions_of: dict[tuple[str, int], dict[bytes, int]] = {}
 
-    def send_all(self, topic: str, records: Iterable[OutRecord]) -> list[FutureProduceResult]:
+    def send_all(self, topic: str, records: Sequence[OutRecord]) -> list[FutureProduceResult]:
         """Sends records; those of a partition stay in order, and after what was sent before.
 
         Returns:
@@ -56,6 +56,8 @@ class BulkProducer(KafkaProducer):  # type: ignore[misc]
         Raises:
           KafkaError: the topic is not known, or a record is larger than a request may be.
         """
+        if not records:
+            return []  # without asking for a topic that there may not be
         if self._metadata.partitions_for_topic(topic) is None:
             self._wait_on_metadata(topic, self.config["max_block_ms"])
         by_partition: defaultdict[int, list[OutRecord]] = defaultdict(list)

@@ -10,7 +10,7 @@ There are two kinds, `Transactions` (exactly once) and `Flushes` (at least once)
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from threading import Event as StopFlag
 from threading import Thread
@@ -93,7 +93,7 @@ class Outbox:
         self._sent: list[Any] = []
         self._batches: list[Any] = []
 
-    def send_all(self, topic: str, records: Iterable[OutRecord]) -> None:
+    def send_all(self, topic: str, records: Sequence[OutRecord]) -> None:
         """Sends records."""
         self._batches += self._producer.send_all(topic, records)
 
