@@ -142,6 +142,8 @@ def _begun(
         shutil.rmtree(folder, ignore_errors=True)
         journal = Journal(folder, report)
         journal.note(plan=document)
+    if journal.get("look_again"):  # its data was refused, and may have been mended, or have come, since
+        journal.note(steps={}, look_again=False, looking_again=True)
     return plan, journal
 
 

@@ -19,6 +19,7 @@ from schemas.dataset import DatasetFolder
 from schemas.errors import DatasetError, InputError, Interrupted, ModelError, ServingError, TidegaugeError
 from schemas.registry_record import Record
 from schemas.spec import Spec
+from schemas.split_spec import DateSplit
 from schemas.units import ms_to_iso
 from streaming.serving_client import ServingClient
 
@@ -88,8 +89,12 @@ class Steps:
             assert champion is not None
             raise Refused(f"the champion, version {champion.version}, was trained on data of this interval", final=True)
         step = self._journal.step
-        step("spans", self._spans)
-        self._require_data(spec, step("dataset", lambda: self._dataset(spec)))
+        try:
+            step("spans", self._spans)
+            self._require_data(spec, step("dataset", lambda: self._dataset(spec)))
+        except Refused:
+            self._journal.note(look_again=True)
+            raise
         step("train", lambda: self._train(spec))
         if champion is not None:
             step("champion", lambda: self._champion(spec, champion.version))
@@ -104,8 +109,8 @@ class Steps:
         return version
 
     def _spans(self) -> dict[str, Any]:
-        """Ingests what of the plan's data no span holds yet."""
-        from flows.span_dataset import spans_within, store_spec, uncovered
+        """Ingests what of the plan's data no span holds yet, and the interval again where it was found wanting."""
+        from flows.span_dataset import interval_of, spans_within, store_spec, uncovered
         from pipelines.ingest import ingest
 
         plan, store, spec = self._plan, span_store(self._spec), store_spec(self._spec)
@@ -114,6 +119,8 @@ class Steps:
             missing = uncovered(spans, plan.first_ms, plan.end_ms)
             # The interval itself is a span of its own, whatever else is missing before it.
             parts = [part for first, last in missing for part in _cut_at(plan.start_ms, first, last)]
+            if self._journal.get("looking_again"):
+                parts += [part for part in map(interval_of, spans) if part[0] >= plan.start_ms]
             for first_ms, last_ms in parts:
                 baseline = next((span for span in reversed(spans) if span.statistics.key_profiles), None)
                 self._report(f"   span {ms_to_iso(first_ms)} to {ms_to_iso(last_ms)}")
@@ -158,11 +165,11 @@ class Steps:
 
     def _require_data(self, spec: Spec, dataset: dict[str, Any]) -> None:
         """Checks that there is data to train, validate and gate on, and that the interval is complete."""
-        assert spec.split is not None
+        assert isinstance(spec.split, DateSplit)
         for name, split in dataset["splits"].items():
             if not split["windows"]:
                 raise Refused(f"the data: expected windows for the split '{name}', got none", final=False)
-        first_ms, last_ms = spec.split.interval("test")  # type: ignore[union-attr]
+        first_ms, last_ms = spec.split.interval("test")
         steps = (last_ms - first_ms) // spec.grid.step - spec.window.horizon
         expected = max(steps // spec.window.stride + 1, 0) * dataset["keys"]
         found = dataset["splits"]["test"]["windows"]

@@ -21,15 +21,19 @@ import numpy as np
 import pytest
 from kafka import KafkaProducer
 
+import tidegauge
 from deploy.local.ports import free_port
 from deploy.local.stack import down
 from deploy.local.state import claim
+from flows.canary import CanaryFailed, try_out
 from flows.local_stack import start_model_server
 from flows.model_list import list_models
 from flows.prune import prune
 from flows.retrain import RetrainResult, retrain
 from flows.retrain_folders import locked, run_folder, span_store
 from flows.rollback import roll_back
+from models import stored
+from models.export import export
 from models.registry import Registry
 from models.version_files import identity_of
 from schemas.dataset import DatasetFolder
@@ -150,7 +154,7 @@ def at(line: str) -> Callable[[str], None]:
     return report
 
 
-def test_a_first_model_is_promoted_once(loop: Loop) -> None:
+def test_a_first_model_is_promoted_once(loop: Loop, capsys: pytest.CaptureFixture[str]) -> None:
     result = loop.run(FIRST)
     assert (result.outcome, result.exit_code, result.version, result.champion) == ("promoted", 0, 1, None)
     assert loop.served() == 1
@@ -176,8 +180,16 @@ def test_a_first_model_is_promoted_once(loop: Loop) -> None:
         assert part in card
     assert "<script" not in card
 
-    again = loop.run(FIRST)
-    assert (again.outcome, again.exit_code) == ("nothing_to_do", 3)
+    file = loop.root / "spec.yaml"
+    file.write_text(json.dumps(_document(loop.spec)))
+    command = ["retrain", "--spec", str(file), "--input", loop.events, "--as-of", "1970-01-30", "--json"]
+    capsys.readouterr()
+    assert tidegauge.main(command) == 3
+    told = json.loads(capsys.readouterr().out)
+    assert (told["outcome"], told["interval"]) == ("nothing_to_do", list(result.interval))
+    assert told["reason"].startswith("promoted already: passed: windows: 236")
+    assert tidegauge.main([*command, "--interval", *FIRST]) == 2
+    assert "expected --interval or --as-of, not both" in capsys.readouterr().err
     assert loop.registry.versions() == [1]
 
 
@@ -221,6 +233,60 @@ def test_a_run_that_nothing_disturbed_ends_in_the_same_state(loop: Loop, tmp_pat
     for place in ("run", "champion"):
         evaluations = [(one / place / "evaluation.json").read_bytes() for one in (twin, folder)]
         assert evaluations[0] == evaluations[1]
+
+
+@pytest.mark.slow
+def test_a_model_that_answers_otherwise_than_in_its_evaluation_fails_as_a_canary(loop: Loop, tmp_path: Path) -> None:
+    loop.run(FIRST)
+    folder = loop.folder(FIRST)
+    kept, settings = stored.load(folder / "run"), loop.spec.retrain.canary
+    assert kept.state is not None
+    for value, message in (
+        (np.nan, "expected finite numbers, got 3 of 'mean'"),
+        (1.0, "forecasts that were evaluated"),
+    ):
+        state = {**kept.state, "map": np.full_like(kept.state["map"], value)}
+        weights = [np.full_like(array, value) for array in kept.model.get_weights()]
+        export(kept.spec, kept.statistics, weights, to=tmp_path / str(value), lineage={}, state=state)
+        with pytest.raises(CanaryFailed, match=message):
+            try_out(kept.spec, tmp_path / str(value), folder / "run", folder / "dataset", settings)
+    hasty = settings.model_copy(update={"latency": 0})
+    with pytest.raises(CanaryFailed, match=r"expected 95% of the answers within 0 ms \(\$.retrain.canary.latency\)"):
+        try_out(kept.spec, folder / "run" / "export", folder / "run", folder / "dataset", hasty)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CanaryFailed, match=r"expected the model to be loaded within 3 s \(\$.retrain.canary.load\)"):
+        try_out(
+            kept.spec,
+            tmp_path / "empty",
+            folder / "run",
+            folder / "dataset",
+            settings.model_copy(update={"load": 3_000}),
+        )
+
+
+@pytest.mark.slow
+def test_a_warm_start_begins_with_the_champions_weights(events: str, tmp_path: Path) -> None:
+    document = _document(loop_spec(tmp_path, "127.0.0.1:9")) | {
+        "model": {"family": "mlp", "units": 8, "layers": 1},
+        "training": {"epochs": 3, "learning_rate": 0.01},
+    }
+    document["retrain"] |= {"start": "warm"}
+    loop = Loop(tmp_path, parse_spec(document), events)
+    first = loop.run(FIRST, dry_run=True)
+    assert first.outcome == "promoted"
+    assert "new weights" in loop.card(FIRST)
+    assert loop.registry.publish(loop.folder(FIRST) / "run", reason="by hand") == 1
+    assert loop.run(SECOND, dry_run=True).champion == 1
+    assert "the weights of version 1" in loop.card(SECOND)
+    losses = [
+        [json.loads(line)["val_loss"] for line in (loop.folder(one) / "run" / "metrics.jsonl").read_text().splitlines()]
+        for one in (FIRST, SECOND)
+    ]
+    assert losses[1][0] < losses[0][0]
+    # Weights that are not there any more are no reason not to train.
+    shutil.rmtree(loop.folder(FIRST))
+    assert loop.run(SECOND, dry_run=True, again=True).champion == 1
+    assert "started cold: " in loop.card(SECOND)
 
 
 @pytest.mark.slow
@@ -321,11 +387,13 @@ def test_a_broken_span_is_refused(loop: Loop) -> None:
     shard.write_bytes(whole[:-1] + b"?")
     served = loop.served()
     broken = loop.run(FOURTH)
-    shard.write_bytes(whole)
     assert (broken.outcome, broken.exit_code, broken.final) == ("refused", 4, False)
     assert "is not the file that was ingested (its sha256 differs)" in broken.reason
     assert broken.reason in html.unescape(loop.card(FOURTH))
     assert (loop.registry.champion(), loop.served()) == (served, served)
+    with pytest.raises(Killed):
+        loop.run(FOURTH, report=at("── train"))
+    assert shard.read_bytes() == whole  # it was ingested again
 
 
 def test_a_topic_with_missing_days_is_refused(loop: Loop, kafka: Kafka, tmp_path: Path) -> None:
