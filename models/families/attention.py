@@ -34,7 +34,7 @@ def build(options: AttentionModel, window: EncodedWindow, *, portable: bool) -> 
         state = state + _feed_forward(options, _norm(options)(state))
     state = _norm(options)(state)
     if window.classified:
-        state = parts.averaged(window, state, options.patch, options.stride)
+        state = parts.pyramid(window, state, options.patch, options.stride)
         return parts.head(window, state, dropout=options.dropout)
     if window.future is None:
         return parts.head(window, layers.Flatten()(state), dropout=options.dropout)

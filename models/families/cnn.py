@@ -24,7 +24,7 @@ def build(options: CnnModel, window: EncodedWindow, *, portable: bool) -> Any:  
         state = state + inner if options.shortcuts else inner
     state = layers.LayerNormalization()(state)
     if window.classified:
-        state = parts.averaged(window, state, options.patch, options.stride)
+        state = parts.pyramid(window, state, options.patch, options.stride)
     elif options.kind == "dilated":
         state = state[:, -1]
     else:

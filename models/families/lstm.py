@@ -26,7 +26,7 @@ def build(options: LstmModel, window: EncodedWindow, *, portable: bool) -> Any:
         state = layers.Dropout(options.dropout)(state)
         state = _read(options, state, whole=window.classified or layer < options.layers, portable=portable)
     if window.classified:
-        state = parts.averaged(window, state, segment, segment)
+        state = parts.pyramid(window, state, segment, segment)
     return parts.head(window, state, dropout=options.dropout)
 
 

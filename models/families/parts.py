@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import keras
@@ -11,6 +12,8 @@ from models.window import EncodedWindow
 
 UNROLLED_STEPS = 64
 """A recurrence of at most so many steps is laid out in the graph: faster than a loop, and small enough."""
+_PARTS = 4
+"""Of a past of which a class is told."""
 
 
 def segments(sequence: Any, length: int) -> Any:
@@ -39,15 +42,26 @@ def _whole_patches(sequence: Any, length: int, stride: int) -> Any:
     return ops.pad(sequence, ((0, 0), (short, 0), (0, 0))) if short else sequence
 
 
-def averaged(window: EncodedWindow, tokens: Any, length: int, stride: int) -> Any:
-    """The mean of the tokens of patches of which a step is there: (n, patch, unit) -> (n, unit).
+def pyramid(window: EncodedWindow, tokens: Any, length: int, stride: int) -> Any:
+    """Means of the tokens of patches: of all, and of each quarter of the past; (n, patch, unit) -> (n, 5 * unit).
 
-    What tells a class may be anywhere in a window, and what tells it wherever it is needs the fewest examples: a head
-    with weights for each place would learn the few examples' places instead.
+    What tells a class may be anywhere in a window or at one place, and examples are often few. Weights for each place
+    would learn the examples' own; these tell places only roughly (spatial pyramid pooling, He et al., 2014). Patches of
+    which no step is there count for nothing.
     """
     steps = ops.cast(window.present, tokens.dtype)[..., None]
     there = ops.max_pool(_whole_patches(steps, length, stride), length, stride)
-    return ops.sum(tokens * there, axis=1) / ops.maximum(ops.sum(there, axis=1), 1.0)
+    tokens = tokens * there
+    count = tokens.shape[1]
+    edges = [part * count // _PARTS for part in range(_PARTS + 1)]
+    spans = [(0, count), *pairwise(edges)]
+    return joined(
+        [
+            ops.sum(tokens[:, first:end], axis=1) / ops.maximum(ops.sum(there[:, first:end], axis=1), 1.0)
+            for first, end in spans
+            if first < end
+        ]
+    )
 
 
 def horizon_segments(sequence: Any, length: int) -> Any:

@@ -25,7 +25,7 @@ def build(options: RnnModel, window: EncodedWindow, *, portable: bool) -> Any:
     if window.classified:
         for recurrence in recurrences:
             state = recurrence(layers.Dropout(options.dropout)(state))
-        return parts.head(window, parts.averaged(window, state, segment, segment), dropout=options.dropout)
+        return parts.head(window, parts.pyramid(window, state, segment, segment), dropout=options.dropout)
     decoded, count = _queries(options, window)
     for recurrence in recurrences:
         state = recurrence(layers.Dropout(options.dropout)(state))
