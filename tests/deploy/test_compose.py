@@ -89,7 +89,7 @@ def test_everything_that_is_mounted_is_there() -> None:
         assert (DEPLOY / config["file"]).is_file()
 
 
-@pytest.mark.parametrize("name", ["serving-config", "tensorflow-serving", "consumer", "batch"])
+@pytest.mark.parametrize("name", ["serving-config", "tensorflow-serving", "consumer", "scheduler", "batch"])
 def test_commands_are_ones_that_our_programs_take(name: str) -> None:
     check_command(program_of(name))
 
