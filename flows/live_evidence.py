@@ -8,8 +8,9 @@ which leaves one series in time, with one number for each origin.
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from kafka import KafkaConsumer, TopicPartition
@@ -34,12 +35,14 @@ Place = tuple[int, str]
 class Evidence:
     """What there is by now.
 
-    `windows` are scored ones, of both versions where `paired`, else of the new one; in `broken` of them the new version
-    gave no number where one was due. `comparison` is None where there is nothing to compare.
+    `windows` are scored ones, of both versions where `paired`, else of the new one; `enough` says whether they are as
+    many as the rule wants. In `broken` of them the new version gave no number where one was due. `comparison` is None
+    where there is nothing to compare.
     """
 
     paired: bool
     windows: int
+    enough: bool
     broken: int = 0
     comparison: Comparison | None = None
 
@@ -82,8 +85,13 @@ def gather(spec: Spec, rule: Probation, *, new: int, old: int, since: Mapping[st
     answers: dict[int, dict[Place, ScoredPrediction]] = {new: {}, old: {}}
     shadows: dict[Place, ScoredPrediction] = {}
     for record in read_topic(spec, spec.topics.accuracy.name, starts):
-        scored = read_accuracy(record.value)
-        if not np.isfinite(scored.actual).any() or scored.model.version not in answers:
+        try:
+            scored = read_accuracy(record.value)
+        except ValueError:  # somebody else's record
+            continue
+        if scored.model.version not in answers or scored.steps != spec.scored_steps:
+            continue
+        if not np.isfinite(scored.actual).any():
             continue
         place = (scored.origin_ms, scored.key)
         if scored.role in ("champion", "canary"):
@@ -92,36 +100,37 @@ def gather(spec: Spec, rule: Probation, *, new: int, old: int, since: Mapping[st
             shadows.setdefault(place, scored)
     overlap = math.ceil(max(spec.scored_steps) / spec.window.stride)
     mine = answers[new]
+    places, enough = _first(sorted(mine.keys() & shadows if paired else mine), rule)
+    ones = [mine[place] for place in places]
+    evidence = Evidence(paired, len(ones), enough, broken=_broken(ones))
+    if not ones or evidence.broken:
+        return evidence
     if paired:
-        return _paired(rule, [(mine[place], shadows[place]) for place in sorted(mine.keys() & shadows)], overlap)
-    theirs = [answers[old][place] for place in sorted(answers[old])][-rule.windows :]
-    return _apart(rule, [mine[place] for place in sorted(mine)], theirs, overlap)
-
-
-def _paired(rule: Probation, pairs: list[tuple[ScoredPrediction, ScoredPrediction]], overlap: int) -> Evidence:
-    pairs = [(one, other) for one, other in pairs if one.forecast.shape == other.forecast.shape][: rule.windows]
-    ones, others = [one for one, _ in pairs], [other for _, other in pairs]
-    evidence = Evidence(paired=True, windows=len(pairs), broken=_broken(ones))
-    if not pairs or evidence.broken:
+        scales = _scales(ones, rule.metric)
+        beside = [shadows[place] for place in places]
+        both = (_by_origin(found, _losses(found, "forecast", scales, rule.metric)) for found in (ones, beside))
+        return replace(evidence, comparison=compare(*both, overlap=overlap, tolerance=rule.tolerance))
+    theirs = [answers[old][place] for place in sorted(answers[old])][-max(rule.windows, len(ones)) :]
+    if not theirs:
         return evidence
-    scales = _scales(ones, rule.metric)
-    new, old = (_by_origin(found, _losses(found, "forecast", scales, rule.metric)) for found in (ones, others))
-    return Evidence(True, len(pairs), 0, compare(new, old, overlap=overlap, tolerance=rule.tolerance))
+    each = (_with_yardstick(found, rule.metric) for found in (ones, theirs))
+    return replace(evidence, comparison=compare_apart(*each, overlap=overlap, tolerance=rule.tolerance))
 
 
-def _apart(rule: Probation, ones: list[ScoredPrediction], others: list[ScoredPrediction], overlap: int) -> Evidence:
-    ones = ones[: rule.windows]
-    evidence = Evidence(paired=False, windows=len(ones), broken=_broken(ones))
-    if not ones or not others or evidence.broken:
-        return evidence
-    series = []
-    for found in (ones, others):
-        scales = _scales(found, rule.metric)
-        forecast, persistence = (
-            _by_origin(found, _losses(found, name, scales, rule.metric)) for name in ("forecast", "persistence")
-        )
-        series.append((forecast, persistence))
-    return Evidence(False, len(ones), 0, compare_apart(*series, overlap=overlap, tolerance=rule.tolerance))
+def _first(places: Sequence[Place], rule: Probation) -> tuple[Sequence[Place], bool]:
+    """The first windows that it is decided on, and whether they are enough; `places` are in order."""
+    origins = sorted({origin_ms for origin_ms, _ in places})
+    if len(places) < rule.windows or len(origins) < rule.origins:
+        return places, False
+    end = bisect_right(places, origins[rule.origins - 1], key=lambda place: place[0])
+    return places[: max(rule.windows, end)], True
+
+
+def _with_yardstick(found: Sequence[ScoredPrediction], metric: str) -> tuple[Losses, Losses]:
+    """The losses of a version and of persistence by origin."""
+    scales = _scales(found, metric)
+    forecast, persistence = (_losses(found, name, scales, metric) for name in ("forecast", "persistence"))
+    return _by_origin(found, forecast), _by_origin(found, persistence)
 
 
 def _stacked(found: Sequence[ScoredPrediction], name: str) -> NDArray[np.float64]:

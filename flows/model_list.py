@@ -30,6 +30,8 @@ class ModelVersion:
     """On its test split, all targets together, in standardised units."""
     skill: float | None
     """Against persistence."""
+    probation: str | None = None
+    """What its probation has come to, if it was on any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,7 @@ class ModelList:
             scores += "" if one.skill is None else f", skill {one.skill:+.1%}"
             what = "" if one.interval is None else f" for {one.interval[0]} to {one.interval[1]}"
             lines.append(f"{one.version:>5}  {one.state:<10}  {one.time:<20}  {one.event}{what}{scores}: {one.reason}")
+            lines += [f"       {one.probation}"] if one.probation else []
         for record in self.refused[-5:]:
             what = "" if record.interval is None else f" for {record.interval[0]} to {record.interval[1]}"
             lines.append(f"    -  refused     {record.time:<20}  refused{what}: {record.reason}")
@@ -77,6 +80,7 @@ def list_models(spec: Spec | TextSpec) -> ModelList:
     records, there, champion = registry.records(), registry.versions(), registry.champion()
     condemned = registry.condemned()
     made = {one.version: one for one in records if one.event in _MADE}
+    probations = {one.version: one for one in records if one.event in ("on_probation", "confirmed")}
     found = []
     for version in sorted({*there, *(version for version in made if version is not None)}):
         state = "gone"
@@ -95,7 +99,14 @@ def list_models(spec: Spec | TextSpec) -> ModelList:
                 interval=None if record is None else record.interval,
                 mae=metrics.get("mae"),
                 skill=metrics.get("skill"),
+                probation=_in_words(probations.get(version)),
             )
         )
     refused = tuple(one for one in records if one.event in ("refused", "withdrawn"))
     return ModelList(spec.model_name, champion, tuple(found), refused)
+
+
+def _in_words(probation: Record | None) -> str | None:
+    if probation is None:
+        return None
+    return f"{probation.event.replace('_', ' ')} since {probation.time}: {probation.reason}"

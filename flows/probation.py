@@ -131,9 +131,10 @@ def _decide(
     evidence = gather(spec, rule, new=champion, old=before, since=begun.scored_from or {})
     found = evidence.comparison
     kind = "windows that both predicted" if evidence.paired else "windows of its own"
+    scored = f"{evidence.windows} of {rule.windows} {kind} are scored"
     result = ProbationResult(
         "undecided",
-        f"{evidence.windows} of {rule.windows} {kind} are scored",
+        f"no window of version {before} is scored" if evidence.enough and found is None else scored,
         version=champion,
         before=before,
         windows=evidence.windows,
@@ -143,7 +144,7 @@ def _decide(
         p=None if found is None or isnan(found.p) else found.p,
     )
     is_over = time.time_ns() // 1_000_000 - iso_to_ms(begun.time) > rule.longest
-    if not (evidence.broken or is_over or (found is not None and evidence.windows >= rule.windows)):
+    if not (evidence.broken or is_over or (evidence.enough and found is not None)):
         return result
     reason = _reason(evidence, rule, before)
     if evidence.broken or (found is not None and found.is_worse(rule.confidence)):
@@ -162,13 +163,14 @@ def _record(event: Literal["on_probation", "confirmed"], reason: str, champion: 
 def _reason(evidence: Evidence, rule: Probation, before: int) -> str:
     if evidence.broken:
         return f"it forecast no number in {evidence.broken} of {evidence.windows} windows"
-    wanted = "" if evidence.windows >= rule.windows else f", of {rule.windows} that were wanted"
+    wanted = "" if evidence.enough else f", of {rule.windows} that were wanted"
     if (found := evidence.comparison) is None:
         return f"there is nothing to compare after {evidence.windows} windows{wanted}"
     where = "windows that both predicted" if evidence.paired else "windows of its own"
+    sure = "too few origins to tell" if isnan(found.p) else f"p = {found.p:.2g}"
     return (
         f"its {rule.metric.upper()} is {found.new:.1%} of persistence's, that of version {before} {found.old:.1%}, on "
-        f"{evidence.windows} {where}{wanted} (p = {found.p:.2g})"
+        f"{evidence.windows} {where}{wanted} ({sure})"
     )
 
 

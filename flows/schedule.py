@@ -229,7 +229,10 @@ class Scheduler:
         starts = {int(number): offset for number, offset in dealt.triggers.items()}
         for record in read_topic(self._spec, self._spec.topics.triggers.name, starts):
             ends[str(record.partition)] = record.offset + 1
-            trigger = read_trigger(record.value)
+            try:
+                trigger = read_trigger(record.value)
+            except ValueError:  # somebody else's record
+                continue
             if trigger.kind in self._rule.drift and trigger.model_version == champion:
                 found.append(trigger)
         return (ends, found) if found else None

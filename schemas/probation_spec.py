@@ -16,6 +16,8 @@ class Probation(Section):
     windows: Count = 200
     """It is decided on so many scored windows: pairs of the same windows where the older version predicts them too
     (`serving.shadow`), else each version's own."""
+    origins: Count = 20
+    """Where so many keys are scored that those are of fewer origins, on all windows of the first so many."""
     metric: Literal["mae", "mse"] = "mae"
     confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.95
     """The new version is rolled back where it is worse with this confidence (one-sided)."""

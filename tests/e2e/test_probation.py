@@ -18,6 +18,7 @@ from kafka import KafkaProducer
 
 import flows.probation
 from flows.model_config import config_file, prepare
+from flows.model_list import list_models
 from flows.probation import ProbationResult, probation
 from models.layout import EXPORT_FOLDER, MODEL_FILE
 from models.registry import Registry
@@ -175,6 +176,8 @@ def test_a_worse_version_is_taken_back_and_a_good_one_stays(
     assert (last.before, last.wanted, last.exit_code) == (3, WANTED, 0)
     served(spec, 4)
     assert told(probation(spec)) == ("nothing_to_do", 4, 0)
+    said = [one.probation or "" for one in list_models(spec).versions]
+    assert [text.partition(" since ")[0] for text in said] == ["", "on probation", "", "confirmed"]
 
 
 def test_a_version_that_forecasts_no_numbers_is_taken_back_at_once(
@@ -233,6 +236,22 @@ def test_without_a_shadow_each_version_is_judged_by_its_skill_on_its_own_windows
     assert told(probation(spec)) == ("undecided", 3, 0)
     time.sleep(3)
     assert "nothing to compare after 0 windows, of 60 that were wanted" in probation(spec).reason
+
+
+def test_many_keys_at_few_origins_do_not_decide(spec_with: Callable[..., Spec], models: Models, tmp_path: Path) -> None:
+    """What all keys have in common at one moment is no evidence; the windows of so many origins are all taken."""
+    spec = spec_with(probation={"windows": 6, "origins": 12})
+    publish(spec, models.folder / "1", tmp_path)
+    publish(spec, models.folder / "1", tmp_path)
+    assert told(probation(spec)) == ("undecided", 2, 0)
+    score(spec, range(11), 2, "champion", 0.0)
+    assert told(probation(spec)) == ("undecided", 2, 33)
+    score(spec, range(11, 15), 2, "champion", 0.0)
+    alone = probation(spec)
+    assert told(alone) == ("undecided", 2, 36)
+    assert alone.reason == "no window of version 1 is scored"
+    score(spec, range(20, 35), 1, "champion", 0.0)
+    assert told(probation(spec)) == ("confirmed", 2, 36)
 
 
 def test_what_is_asked_of_the_user(spec_with: Callable[..., Spec], models: Models, tmp_path: Path) -> None:
