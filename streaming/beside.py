@@ -28,6 +28,8 @@ from streaming.shares import in_share
 
 LOOK_S = 3.0
 """How often the server is asked which versions it has."""
+WORKERS = 8
+"""Threads, made as they are needed. A shadow that hangs has one until its deadline; a canary must not wait for it."""
 LEAST_PATIENCE_S = 0.1
 """What the shadow may take after the others, also where they took less."""
 
@@ -85,7 +87,7 @@ class Beside:
         self._report, self.on_missed = report, on_missed
         self.shadow_share = 0.0 if serving.shadow is None else serving.shadow.share
         self.canary_share = 0.0 if serving.canary is None else serving.canary.share
-        self._workers = ThreadPoolExecutor(3, thread_name_prefix="beside")
+        self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="beside")
         self._looking: Future[None] | None = None
         self._told = ""
         self.versions = Versions()
