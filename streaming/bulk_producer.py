@@ -64,7 +64,7 @@ class BulkProducer(KafkaProducer):  # type: ignore[misc]
         known, keyless = self._known_partitions(topic), None
         for record in records:
             if (key := record.key) is None:
-                if keyless is None:
+                if keyless is None:  # any will do, another one the next time
                     keyless = self._partition(topic, None, None, None, None, None)
                 partition = keyless
             elif (partition := known.get(key)) is None:
@@ -72,8 +72,6 @@ class BulkProducer(KafkaProducer):  # type: ignore[misc]
                 if len(known) < MOST_KEYS:
                     known[key] = partition
             by_partition[partition].append(record)
-        if keyless is not None:
-            self.config["partitioner"].on_new_batch(topic, self._metadata, keyless)  # the next ones go elsewhere
         return [
             future
             for partition, rows in by_partition.items()

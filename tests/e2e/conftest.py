@@ -78,7 +78,7 @@ class LiveStream:
     spec_file: Path
     processes: list[subprocess.Popen[str]] = field(default_factory=list)
 
-    def send(self, payloads: Sequence[tuple[int, bytes | None]], *, key: bytes = b"k") -> None:
+    def send(self, payloads: Sequence[tuple[int, bytes | None]], *, key: bytes | None = b"k") -> None:
         """Sends (record time, value) pairs to the input topic, in order, into one partition for each key."""
         producer = connect(KafkaProducer, self.spec.kafka.bootstrap_servers, linger_ms=5)
         futures = [

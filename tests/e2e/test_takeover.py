@@ -113,6 +113,14 @@ def test_record_times_that_a_broker_refuses_are_not_kept(live: LiveStream) -> No
     assert all(m.timestamp < ahead_ms for m in letters)
 
 
+def test_records_without_a_key(live: LiveStream) -> None:
+    live.send([(START_MS, b"{"), (START_MS, orjson.dumps({"key": "x", "time": START_MS}))], key=None)
+    counts, _ = run(live.spec)
+    assert (counts["used"], counts["dead"]) == (1, 1)
+    [letter] = live.read(live.spec.topics.dead_letters.name)
+    assert (letter.key, letter.value) == (None, b"{")
+
+
 class GivesNothing(CooperativeStickyAssignor):
     """As the group's leader, leaves every partition without a member."""
 
