@@ -106,6 +106,10 @@ bench-gpu: $(READY) ## Measure training on a GPU through JAX, where there is one
 bench-long: $(READY) ## Measure long dependencies and what a long past costs (resumes; hours on two cores)
 	@$(BIN)/python -m tests.benchmarks.bench_long
 
+.PHONY: bench-live-accuracy
+bench-live-accuracy: $(READY) ## Measure the join of predictions with actual values, and drift measures over a year
+	@$(BIN)/python -m tests.benchmarks.bench_live_accuracy
+
 .PHONY: bench-streaming
 bench-streaming: $(READY) ## Measure the live path with a real Kafka: restarts, replays, memory, rates, latency
 	@mkdir -p build

@@ -22,7 +22,7 @@ import typer
 from schemas.errors import TidegaugeError
 
 if TYPE_CHECKING:
-    from streaming.live_status import LiveStatus
+    from streaming.metrics import LoopCollector
 
 app = typer.Typer(
     name="tidegauge",
@@ -522,6 +522,7 @@ def stream(
     else:
         from streaming.consumer import StreamConsumer
         from streaming.live_status import LiveStatus
+        from streaming.metrics import LiveCollector
 
         seeds = None
         if warm_from is not None and not isinstance(loaded, TextSpec):
@@ -541,20 +542,64 @@ def stream(
             status=status,
             report=report,
         )
-        with _metrics(status, metrics_port):
+        with _metrics(LiveCollector(status), metrics_port):
             counts = consumer.run().document()
     _show(counts, as_json, lambda: [", ".join(f"{name} {count}" for name, count in counts.items())])
 
 
+@app.command()
+def accuracy(
+    spec: SpecFile,
+    start: Annotated[
+        str, typer.Option("--from", help="Where a new group begins: latest, earliest or an ISO time.")
+    ] = "latest",
+    member: Annotated[str, typer.Option(help="This process's own name within the group; a second one stands by.")] = (
+        "0"
+    ),
+    until_end: Annotated[
+        bool, typer.Option("--until-end", help="Stop once all that has been predicted so far has been read.")
+    ] = False,
+    metrics_port: Annotated[
+        int | None, typer.Option("--metrics-port", help="Serve /metrics, /healthz and /readyz here.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Score live predictions as the actual values arrive, exactly once, and tell drift of inputs and errors."""
+    from threading import Event
+
+    from schemas.spec import load_spec, require_targets
+    from streaming.accuracy.figures import AccuracyStatus
+    from streaming.accuracy.metrics import AccuracyCollector
+    from streaming.accuracy.scorer import AccuracyScorer
+    from streaming.input_topic import parse_start
+
+    loaded, begin, stopping, status = load_spec(spec), parse_start(start), Event(), AccuracyStatus()
+    require_targets(loaded, "score")
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, lambda *_: stopping.set())
+    scorer = AccuracyScorer(
+        loaded,
+        member=member,
+        start=begin,
+        until_end=until_end,
+        stopping=stopping,
+        status=status,
+        report=_reporter(as_json),
+    )
+    with _metrics(AccuracyCollector(status), metrics_port):
+        summary = scorer.run()
+    _show(summary.document(), as_json, summary.lines)
+
+
 @contextmanager
-def _metrics(status: LiveStatus, port: int | None) -> Iterator[None]:
-    """Serves a consumer's metrics where somebody wants them, and says where: the port may be a free one."""
+def _metrics(collector: LoopCollector, port: int | None) -> Iterator[None]:
+    """Serves a loop's metrics where somebody wants them, and says where: the port may be a free one."""
     if port is None:
         yield
         return
     from streaming.metrics import MetricsServer
 
-    with MetricsServer(status, port) as server:
+    with MetricsServer(collector, port) as server:
         print(f"metrics on port {server.port}", file=sys.stderr, flush=True)
         yield
 

@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 from kafka import KafkaConsumer, TopicPartition
 from numpy.typing import NDArray
 
 from flows.history import History
 from pipelines.kernels.windowing import Windowing, window_digests
-from schemas.avro_prediction import AVRO_CONTENT_TYPE, SCHEMAS, read_avro_prediction
+from schemas.avro_prediction import read_prediction
 from schemas.dataset import DatasetFolder
 from schemas.errors import BrokerError
 from schemas.event import EventReader
@@ -180,7 +179,7 @@ def read_predictions(spec: Spec | TextSpec, topic: str) -> Iterator[dict[str, An
     Raises:
       BrokerError: the topic does not exist or cannot be read.
     """
-    return map(_document, read_topic(spec, topic))
+    return (read_prediction(record.value, dict(record.headers)) for record in read_topic(spec, topic))
 
 
 def read_topic(spec: Spec | TextSpec, topic: str, starts: Mapping[int, int] | None = None) -> Iterator[Any]:
@@ -215,14 +214,6 @@ def read_topic(spec: Spec | TextSpec, topic: str, starts: Mapping[int, int] | No
                     yield from records
     finally:
         consumer.close(timeout_ms=1_000)
-
-
-def _document(record: Any) -> dict[str, Any]:
-    headers = dict(record.headers)
-    if headers.get("content-type") == AVRO_CONTENT_TYPE.encode():
-        return read_avro_prediction(record.value, SCHEMAS[headers["ce_type"].decode()])
-    document: dict[str, Any] = orjson.loads(record.value)
-    return document
 
 
 @dataclass(slots=True)

@@ -36,7 +36,7 @@ from models.forecaster import build_forecaster
 from models.forms import TensorForm, input_forms
 from models.saved_model import DEFAULT_SIGNATURE, EXAMPLES_SIGNATURE, traced, tracked, write_saved_model
 from models.scaling import Constants, KeyRows
-from schemas.dataset import Statistics
+from schemas.dataset import EXPORTED_STATISTICS_FILE, Statistics
 from schemas.model_spec import EnsembleModel
 from schemas.spec import Spec
 
@@ -91,7 +91,13 @@ def export(
         warmup=[_zeros(forms, batch) for batch in _WARMUP_BATCHES],
         record={"classes": list(spec.classes), **lineage} if spec.classes else lineage,
         described={"classes": spec.classes} if spec.classes else None,
+        beside={EXPORTED_STATISTICS_FILE: _without_keys(statistics)},
     )
+
+
+def _without_keys(statistics: Statistics) -> bytes:
+    """What live values are compared with: of every feature, and not of what may be very many keys."""
+    return statistics.model_copy(update={"keys": {}, "key_profiles": {}}).model_dump_json().encode()
 
 
 def _of_family(spec: Spec, statistics: Statistics, model: Any) -> Mapping[str, Any]:

@@ -73,6 +73,7 @@ def write_saved_model(
     warmup: Sequence[Mapping[str, NDArray[Any]]],
     record: Mapping[str, Any],
     described: Mapping[str, Sequence[str]] | None = None,
+    beside: Mapping[str, bytes] | None = None,
 ) -> None:
     """Writes a model with these signatures and `describe`.
 
@@ -84,6 +85,7 @@ def write_saved_model(
       warmup: the inputs of requests to the default signature.
       record: JSON values: what the model was made of, and how good it is.
       described: lists of strings that `describe` tells too.
+      beside: contents of further files, by their paths in the model's folder.
     """
     target = Path(to)
     unfinished = target.with_name(f".{target.name}-unfinished")
@@ -92,6 +94,8 @@ def write_saved_model(
     tf.saved_model.save(module, str(unfinished), signatures={**signatures, DESCRIBE_SIGNATURE: describe})
     (unfinished / MODEL_FILE).parent.mkdir()
     _write_warmup(unfinished / WARMUP_FILE, spec.model_name, warmup)
+    for path, content in (beside or {}).items():
+        (unfinished / path).write_bytes(content)
     document = {
         "format": 1,
         "spec": spec.semantic_document(),

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.kernels.grid import Events, Float32, Int64
-from pipelines.kernels.sketch import ALL_BITS, LEADING_BITS, Sketch
+from pipelines.kernels.sketch import Sketch, bits_for
 from pipelines.kernels.windowing import Windows
 from pipelines.statistics import merge, moments
 from schemas.dataset import QUANTILE_LEVELS, FeatureProfile, KeyProfile, SketchCounts, Statistics
@@ -28,7 +28,7 @@ class Profiler:
     def __init__(self, spec: Spec) -> None:
         self._past = spec.window.past
         self._columns = [
-            (index, feature.name, ALL_BITS if feature.categorical else LEADING_BITS)
+            (index, feature.name, bits_for(categorical=feature.categorical))
             for index, feature in enumerate(spec.stream.features)
             if feature.calendar is None
         ]

@@ -26,7 +26,7 @@ class InputDrift(Section):
     """A divergence (base 2) above this is drift. None: it is not looked at."""
     psi: Annotated[float, Field(gt=0)] | None = None
     """The same of the population stability index."""
-    blocks: Count = 7
+    blocks: Count = 28
     """The values of so many blocks of time are compared."""
     least: Count = 200
     """Fewer values than this are not compared."""
@@ -38,9 +38,9 @@ class ErrorDrift(Section):
     Both are in shares of the mean error of the blocks before.
     """
 
-    tolerance: Annotated[float, Field(ge=0)] = 0.2
+    tolerance: Annotated[float, Field(ge=0)] = 0.3
     """A rise of so much is none."""
-    threshold: Annotated[float, Field(gt=0)] = 2.0
+    threshold: Annotated[float, Field(gt=0)] = 3.0
     """Rises beyond that add up; where their sum is above this, it is drift."""
     warm_up: Count = 5
     """A version's first blocks, which only say what its mean error is."""
@@ -50,7 +50,7 @@ class Drift(Section):
     """What is looked at, a block of time after the other; None of a kind turns it off."""
 
     block: Count | None = None
-    """Steps of a block, counted from 1970; the steps of the horizon when left out."""
+    """Steps of a block, counted from 1970; the steps of the horizon, at least 24, when left out."""
     input: InputDrift | None = InputDrift()
     error: ErrorDrift | None = ErrorDrift()
     clear: Share = 0.8

@@ -1,4 +1,4 @@
-"""Predictions as Avro: the schemas in `avro/`, as a plain datum or in Confluent's wire format.
+"""Predictions as Avro: the schemas in `avro/`, as a plain datum or in Confluent's wire format; and either read.
 
 Confluent's wire format is a zero byte, the schema's id in a registry as four bytes, and the datum. A plain datum never
 begins with a zero byte, since the first field is a version from 1 on; so one reader reads both.
@@ -11,10 +11,12 @@ from __future__ import annotations
 import io
 import json
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+import orjson
 
 from schemas.class_prediction import CLASS_EVENT_TYPE, ClassPrediction, ClassPredictionWriter
 from schemas.prediction import EVENT_TYPE, Prediction, PredictionWriter
@@ -106,6 +108,18 @@ def _datum(name: str, schema_id: int | None, document: dict[str, Any]) -> bytes:
     buffer.write(b"" if schema_id is None else _WIRE.pack(0, schema_id))
     schemaless_writer(buffer, _schema(name), document)
     return buffer.getvalue()
+
+
+def read_prediction(value: bytes, headers: Mapping[str, bytes]) -> dict[str, Any]:
+    """The members of a prediction, whatever it is written in.
+
+    Raises:
+      ValueError: it is none.
+    """
+    if headers.get("content-type") != AVRO_CONTENT_TYPE.encode():
+        document: dict[str, Any] = orjson.loads(value)
+        return document
+    return read_avro_prediction(value, SCHEMAS[headers["ce_type"].decode()])
 
 
 def read_avro_prediction(value: bytes, name: str = PREDICTION) -> dict[str, Any]:

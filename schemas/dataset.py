@@ -66,6 +66,8 @@ FEATURES_FILE = "features.pbtxt"
 FEATURE_STATISTICS_FILE = "feature_stats.pb"
 VALIDATION_FILE = "validation.json"
 COMPLETED_FILE = "COMPLETED"
+EXPORTED_STATISTICS_FILE = "assets.extra/stats.json"
+"""In the folder of a model's version: the statistics of its dataset, without those of keys."""
 
 ALL_ORIGINS = "all"
 """The one split of a dataset without splits: every window, whether or not its horizon has been observed."""
@@ -230,8 +232,8 @@ class Validation(Section):
 class DatasetFolder:
     """A complete dataset on disk: one that was ingested whole, or the spans in it laid end to end.
 
-    Of several spans, `manifest` and `statistics` are of all of them together, without profiles. `digest` identifies the
-    dataset: the sha256 (hexadecimal) of its manifest, of spans that of their digests.
+    Of several spans, `manifest` and `statistics` are of all of them together, without profiles but with sketches.
+    `digest` identifies the dataset: the sha256 (hexadecimal) of its manifest, of spans that of their digests.
 
     Raises:
       DatasetError: the folder is missing, incomplete or damaged.
@@ -340,7 +342,20 @@ def _merged_statistics(parts: list[DatasetFolder]) -> Statistics:
         _add(features, part.statistics.features)
         for key, moments in part.statistics.keys.items():
             _add(keys.setdefault(key, {}), moments)
-    return Statistics(features=features, keys=dict(sorted(keys.items())))
+    return Statistics(features=features, keys=dict(sorted(keys.items())), sketches=_merged_sketches(parts))
+
+
+def _merged_sketches(parts: list[DatasetFolder]) -> dict[str, SketchCounts]:
+    counts: dict[str, Counter[int]] = {}
+    bits: dict[str, int] = {}
+    for part in parts:
+        for name, sketch in part.statistics.sketches.items():
+            bits[name] = sketch.bits
+            counts.setdefault(name, Counter()).update(dict(zip(sketch.bucket, sketch.count, strict=True)))
+    return {
+        name: SketchCounts(bits=bits[name], bucket=tuple(sorted(count)), count=tuple(count[b] for b in sorted(count)))
+        for name, count in sorted(counts.items())
+    }
 
 
 def _add(total: dict[str, Moments], moments: dict[str, Moments]) -> None:

@@ -7,7 +7,9 @@ have the same windows by then.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import orjson
 
@@ -27,7 +29,7 @@ class Checkpoint:
     `whole_from_ms`: events before this time may be missing from what can be replayed, None where none can. `changelog`:
     the offset in the changelog's partition behind which no row is part of this commit; None where the windows are not
     all in the changelog. Where they are, nothing is replayed. `seeded`: some windows came from a dataset, and a replay
-    needs it again.
+    needs it again. `notes`: JSON values, few, that the one who commits wants to have again.
     """
 
     offset: int
@@ -39,6 +41,7 @@ class Checkpoint:
     whole_from_ms: int | None = None
     changelog: int | None = None
     seeded: bool = False
+    notes: Mapping[str, Any] | None = None
 
     def metadata(self) -> str:
         """The checkpoint without its offset, as the text that Kafka keeps; at most `MAX_METADATA_BYTES`."""
@@ -49,7 +52,7 @@ class Checkpoint:
             "c": self.clock_ms,
             "x": None if self.refused is None else [offset - self.replay_offset for offset in self.refused],
         }
-        optional = {"t": self.whole_from_ms, "l": self.changelog, "s": self.seeded or None}
+        optional = {"t": self.whole_from_ms, "l": self.changelog, "s": self.seeded or None, "o": self.notes}
         form |= {name: value for name, value in optional.items() if value is not None}
         text = orjson.dumps(form)
         if len(text) > MAX_METADATA_BYTES:
@@ -72,6 +75,7 @@ class Checkpoint:
                 form.get("t"),
                 form.get("l"),
                 form.get("s", False),
+                form.get("o"),
             )
         except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
             return None

@@ -25,7 +25,7 @@ from schemas.text_spec import TextSpec
 from streaming.beside import Beside
 from streaming.group_loop import GroupLoop, wall_clock_ms
 from streaming.input_topic import Start
-from streaming.kind import Kind, Means
+from streaming.kind import Means, PredictingKind
 from streaming.live_status import LiveStatus
 from streaming.series import Series
 from streaming.serving_client import ServingClient
@@ -121,7 +121,7 @@ class StreamConsumer(GroupLoop):
         version = client.wait_until_available(self._wait_s)
         self._report(f"model {client.model} version {version} at {client.address} is ready")
 
-    def _make_kind(self, stack: ExitStack) -> Kind:
+    def _make_kind(self, stack: ExitStack) -> PredictingKind:
         means = Means(
             self._consumer,
             self._client,
@@ -131,7 +131,10 @@ class StreamConsumer(GroupLoop):
             report=self._report,
             beside=self._beside(stack),
         )
-        return Texts(self._spec, means) if isinstance(self._spec, TextSpec) else Series(self._spec, means, self._seeds)
+        self._predicting: PredictingKind = (
+            Texts(self._spec, means) if isinstance(self._spec, TextSpec) else Series(self._spec, means, self._seeds)
+        )
+        return self._predicting
 
     def _beside(self, stack: ExitStack) -> Beside | None:
         serving, counts = self._spec.serving, self._status.counts
@@ -149,12 +152,12 @@ class StreamConsumer(GroupLoop):
 
     def _work(self, stages: dict[TopicPartition, Stage]) -> Sequence[WindowPrediction | TextPrediction] | None:
         try:
-            predictions = list(self._kind.predict(stages))
+            predictions = list(self._predicting.predict(stages))
             if predictions:
                 self._status.breaker.answered()
                 self._status.model_version = self._client.version
             if not self._status.breaker.reason:
-                predictions += self._kind.provisional(self._partitions, stages, self._end_position)
+                predictions += self._predicting.provisional(self._partitions, stages, self._end_position)
         except ServingError as exc:
             self._hold(str(exc))
             return None

@@ -69,22 +69,24 @@ class Arrivals:
         """What they take."""
         return len(self) * 8 * (4 + self.width)
 
-    def by_key(self) -> Iterator[tuple[str, NDArray[np.int64], Events, NDArray[np.int64]]]:
-        """Each key with the rows of its events, the events, and the partition's clock at each."""
+    def by_key(self, rows: slice = slice(None)) -> Iterator[tuple[str, NDArray[np.int64], Events, NDArray[np.int64]]]:
+        """Each key with the rows of its events, the events, and the partition's clock at each; of some rows or all."""
         if not self.keys:
             return
-        key = np.frombuffer(self.key, np.int64)
+        key = np.frombuffer(self.key, np.int64)[rows]
         order = np.argsort(key, kind="stable")
         times, offsets, clocks = (
-            np.frombuffer(column, np.int64)[order] for column in (self.time_ms, self.offset, self.clock_ms)
+            np.frombuffer(column, np.int64)[rows][order] for column in (self.time_ms, self.offset, self.clock_ms)
         )
-        values = np.frombuffer(self.values, np.float64).reshape(len(self), self.width)[order]
+        values = np.frombuffer(self.values, np.float64).reshape(len(self), self.width)[rows][order]
+        at = order + (rows.start or 0)
         ends = np.cumsum(np.bincount(key, minlength=len(self.keys))).tolist()
         start = 0
         for name, end in zip(self.keys, ends, strict=True):
-            part = slice(start, end)
-            yield name, order[part], Events(times[part], offsets[part], values[part]), clocks[part]
-            start = end
+            if end > start:
+                part = slice(start, end)
+                yield name, at[part], Events(times[part], offsets[part], values[part]), clocks[part]
+                start = end
 
 
 class EventPartition(ABC, Generic[S]):

@@ -1,4 +1,8 @@
-"""What the loop does not know: what a stream is of, series (`streaming.series`) or texts (`streaming.texts`)."""
+"""What the loop does not know: what it makes of the records.
+
+Predictions of series (`streaming.series`) or of texts (`streaming.texts`), or how good predictions were
+(`streaming.accuracy.scoring`).
+"""
 
 from __future__ import annotations
 
@@ -23,7 +27,7 @@ SERVING_PATIENCE_S = 2.0
 
 
 class Kind(Protocol):
-    """Takes partitions over, predicts what their stages yield, and writes it. Partitions and stages are its own."""
+    """Takes partitions over, and writes what their stages yield. Partitions and stages are its own."""
 
     def checkpoints(
         self, partitions: Sequence[TopicPartition]
@@ -34,6 +38,29 @@ class Kind(Protocol):
     def reading(self, tp: TopicPartition, checkpoint: Checkpoint) -> Reading:
         """What is to be read so that the partition is as it was at its checkpoint."""
         ...
+
+    def forget(self, partitions: Iterable[TopicPartition], /) -> None:
+        """What was made of the records of some partitions may not have been written, and will be made again."""
+        ...
+
+    def write(
+        self,
+        outbox: Outbox,
+        outputs: Sequence[Any],
+        stages: Mapping[TopicPartition, Any],
+        partitions: Mapping[TopicPartition, Any],
+        now_ms: int,
+    ) -> Mapping[TopicPartition, Checkpoint]:
+        """Sends all that the stages yield.
+
+        Returns:
+          Where each of their partitions will stand once they are applied.
+        """
+        ...
+
+
+class PredictingKind(Kind, Protocol):
+    """A kind whose stages are predicted from."""
 
     def predict(self, stages: Mapping[TopicPartition, Any]) -> Sequence[WindowPrediction | TextPrediction]:
         """Predicts what the stages yield; what the model does not take goes to their dead letters.
@@ -56,25 +83,6 @@ class Kind(Protocol):
           partitions: those that are live.
           stages: of the batch.
           end: where a partition stands, None while it is not caught up.
-        """
-        ...
-
-    def forget(self, partitions: Iterable[TopicPartition], /) -> None:
-        """What was predicted for the wall clock of some partitions may not have been written."""
-        ...
-
-    def write(
-        self,
-        outbox: Outbox,
-        predictions: Sequence[Any],
-        stages: Mapping[TopicPartition, Any],
-        partitions: Mapping[TopicPartition, Any],
-        now_ms: int,
-    ) -> Mapping[TopicPartition, Checkpoint]:
-        """Sends all that the stages yield.
-
-        Returns:
-          Where each of their partitions will stand once they are applied.
         """
         ...
 

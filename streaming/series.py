@@ -6,11 +6,13 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 from kafka import TopicPartition
 
 from pipelines.kernels.windowing import Windowing
 from schemas.dead_letter import window_letter
+from schemas.event import EventReader
 from schemas.prediction import WindowPrediction
 from schemas.spec import Spec
 from streaming.changelog import Changelog, prepare_changelog
@@ -61,7 +63,14 @@ class Series:
                 prepare_changelog(admin, spec.changelog, topic.count() or 1)
             self._changelog = Changelog(spec.changelog, spec.window_fingerprint)
         self._takeover = Takeover(
-            spec, windowing, topic, start=means.start, changelog=self._changelog, seeds=seeds, report=means.report
+            spec,
+            topic,
+            start=means.start,
+            partition=partial(Partition, spec, windowing, EventReader(spec)),
+            grid=windowing.grid,
+            changelog=self._changelog,
+            seeds=seeds,
+            report=means.report,
         )
         self._closed_at = time.monotonic()
         self._issued: defaultdict[TopicPartition, dict[str, int]] = defaultdict(dict)
@@ -131,13 +140,13 @@ class Series:
     def write(
         self,
         outbox: Outbox,
-        predictions: Sequence[WindowPrediction],
+        outputs: Sequence[WindowPrediction],
         stages: Mapping[TopicPartition, WindowStage],
         partitions: Mapping[TopicPartition, Partition],
         now_ms: int,
     ) -> Mapping[TopicPartition, Checkpoint]:
         """Sends predictions, late events and dead letters, and the rows of the changelog."""
-        self._outputs.send_predictions(outbox, predictions)
+        self._outputs.send_predictions(outbox, outputs)
         for tp, stage in stages.items():
             self._outputs.send_refused(outbox, partitions[tp].name, stage, now_ms)
         if self._changelog is not None:

@@ -50,6 +50,15 @@ def prepare_topics(admin: TopicAdmin, spec: Spec | TextSpec, *, oldest_ms: int |
     return warnings
 
 
+def prepare_accuracy_topics(admin: TopicAdmin, spec: Spec) -> None:
+    """Creates the topics of `tidegauge accuracy` where they do not exist.
+
+    Raises:
+      BrokerError: the broker refuses a topic.
+    """
+    admin.create([_wanted(spec.topics.accuracy), _wanted(spec.topics.triggers)])
+
+
 def newest_ms(admin: TopicAdmin, name: str) -> int | None:
     """The greatest record time in a topic, epoch milliseconds; None where it holds no record, or does not exist."""
     settings = admin.describe(name)

@@ -9,19 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from kafka import TopicPartition
 
-from pipelines.kernels.windowing import KeyState, Windowing
-from schemas.event import EventReader
+from pipelines.kernels.grid import Grid
+from pipelines.kernels.windowing import KeyState
 from schemas.spec import Spec
 from streaming.changelog import Changelog
 from streaming.checkpoint import Checkpoint
 from streaming.dead_letters import refused_offsets
-from streaming.event_partition import UNKNOWN_MS
+from streaming.event_partition import UNKNOWN_MS, EventPartition
 from streaming.input_topic import InputTopic, Start, name
-from streaming.partition import Partition
 from streaming.restore import Reading, replaying
 from streaming.topics import TopicAdmin
 
@@ -45,9 +44,10 @@ class Takeover:
 
     Args:
       spec: the stream.
-      windowing: its kernels.
       topic: its input.
       start: where to begin when the group has committed nothing.
+      partition: makes a partition, of what `EventPartition` takes and of `whole_keys` and `has_changelog`.
+      grid: closes its steps.
       changelog: where the states of keys are, if they are in a topic.
       seeds: states from a dataset, if there is one.
       report: is told, in words, what a person should know.
@@ -56,17 +56,17 @@ class Takeover:
     def __init__(
         self,
         spec: Spec,
-        windowing: Windowing,
         topic: InputTopic,
         *,
         start: Start,
-        changelog: Changelog | None,
-        seeds: Seeds | None,
+        partition: Callable[..., EventPartition[Any]],
+        grid: Grid,
+        changelog: Changelog | None = None,
+        seeds: Seeds | None = None,
         report: Callable[[str], None],
     ) -> None:
-        self._spec, self._windowing, self._input = spec, windowing, topic
+        self._spec, self._input, self._partition, self._grid = spec, topic, partition, grid
         self._start, self._changelog, self._seeds, self._report = start, changelog, seeds, report
-        self._reader = EventReader(spec)
         self._reach_ms = spec.span_ms + spec.grid.max_disorder
 
     # --- where ---
@@ -201,10 +201,7 @@ class Takeover:
         refused: Collection[int] | None = checkpoint.refused
         if refused is None:
             refused = refused_offsets(self._spec, tp.partition, range(checkpoint.replay_offset, checkpoint.offset))
-        partition = Partition(
-            self._spec,
-            self._windowing,
-            self._reader,
+        partition = self._partition(
             name=name(tp),
             partitions=checkpoint.partitions,
             start_offset=max(checkpoint.replay_offset, first),
@@ -225,13 +222,10 @@ class Takeover:
         assert checkpoint.changelog is not None
         rows, place = changelog.reader(tp, checkpoint), changelog.place(tp)
 
-        def finish() -> Partition:
+        def finish() -> EventPartition[Any]:
             states = rows.states()
             self._report(f"{name(tp)}: live from offset {checkpoint.offset}, {len(states)} keys from the changelog")
-            return Partition(
-                self._spec,
-                self._windowing,
-                self._reader,
+            return self._partition(
                 name=name(tp),
                 partitions=checkpoint.partitions,
                 start_offset=checkpoint.offset,
@@ -253,7 +247,7 @@ class Takeover:
     def _start_ms(self, state: KeyState) -> int:
         """From when on a seeded key needs events from the topic."""
         assert state.grid.next is not None
-        return self._windowing.grid.start_ms(state.grid.next)
+        return self._grid.start_ms(state.grid.next)
 
     def _whole_keys(self, tp: TopicPartition, states: Mapping[str, KeyState]) -> frozenset[str]:
         """The seeded keys that the topic goes on with where the dataset ends.

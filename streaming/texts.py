@@ -126,13 +126,13 @@ class Texts:
     def write(
         self,
         outbox: Outbox,
-        predictions: Sequence[TextPrediction],
+        outputs: Sequence[TextPrediction],
         stages: Mapping[TopicPartition, TextStage],
         partitions: Mapping[TopicPartition, TextPartition],
         now_ms: int,
     ) -> Mapping[TopicPartition, Checkpoint]:
         """Sends predictions and dead letters."""
-        self._outputs.send_predictions(outbox, predictions)
+        self._outputs.send_predictions(outbox, outputs)
         for tp, stage in stages.items():
             self._outputs.send_refused(outbox, partitions[tp].name, stage, now_ms)
         return {tp: partitions[tp].checkpoint(stage) for tp, stage in stages.items()}

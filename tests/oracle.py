@@ -65,6 +65,8 @@ class Oracle:
     contents: bool = True
     outcomes: list[str] = field(default_factory=list)
     windows: list[OracleWindow] = field(default_factory=list)
+    lives: list[tuple[str, dict[int, list[np.float32 | None]]]] = field(default_factory=list)
+    """Each key with the observed values of its closed steps, once for each time that it started anew."""
 
     def __post_init__(self) -> None:
         self._keys: dict[str, _Key] = {}
@@ -101,11 +103,11 @@ class Oracle:
         self._partition_clock = max(self._partition_clock, event.time_ms)
         if self.live and event.time_ms < self._partition_clock - grid.max_disorder:
             return "late"
-        key = self._keys.setdefault(event.key, _Key())
+        key = self._keys.get(event.key) or self._new_life(event.key)
         span = (window.past + grid.max_gap + 1) * grid.step + grid.lateness
         if key.clock is not None and event.time_ms - key.clock >= span:
             self._label(key)
-            key = self._keys[event.key] = _Key()
+            key = self._new_life(event.key)
         step = self._step(event.time_ms)
         if self._is_closed(step, key.clock):
             assert key.clock is not None
@@ -122,6 +124,11 @@ class Oracle:
         key.clock = event.time_ms if key.clock is None else max(key.clock, event.time_ms)
         self._close_steps(event.key, key)
         return outcome
+
+    def _new_life(self, name: str) -> _Key:
+        key = self._keys[name] = _Key()
+        self.lives.append((name, key.closed))
+        return key
 
     def _close_steps(self, name: str, key: _Key) -> None:
         while True:

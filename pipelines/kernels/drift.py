@@ -1,4 +1,4 @@
-"""How far two samples of a feature lie apart: the Jensen-Shannon divergence of their histograms."""
+"""How far two samples of a feature lie apart, by their histograms: Jensen-Shannon divergence and PSI."""
 
 from __future__ import annotations
 
@@ -10,7 +10,12 @@ BINS = 20
 
 
 def drift(baseline: Sketch, current: Sketch) -> float:
-    """The divergence of two sketches, from 0 (the same) to 1 (nothing in common).
+    """The Jensen-Shannon divergence of two sketches, from 0 (the same) to 1 (nothing in common); see `histograms`."""
+    return jensen_shannon(*histograms(baseline, current))
+
+
+def histograms(baseline: Sketch, current: Sketch) -> tuple[Int64, Int64]:
+    """Both sketches as counts int64 (bin,) over the same bins.
 
     Numbers are counted in about `BINS` bins that hold equal shares of the baseline, so that neither a far outlier nor
     the unit matters; categories, which are sketched by all their bits, each by itself.
@@ -25,7 +30,20 @@ def drift(baseline: Sketch, current: Sketch) -> float:
     else:
         rank = np.ceil(np.arange(1, BINS) / BINS * baseline.size)
         edges = np.unique(baseline.bucket[np.searchsorted(np.cumsum(baseline.count), rank)])
-    return jensen_shannon(_binned(baseline, edges), _binned(current, edges))
+    return _binned(baseline, edges), _binned(current, edges)
+
+
+def population_stability(baseline: Int64, current: Int64) -> float:
+    """The population stability index of two histograms over the same bins: the sum of (q - p) ln(q / p).
+
+    A bin without a value counts as if it had half of one, so that the index stays finite.
+
+    Args:
+      baseline: counts int64 (bin,), not all 0.
+      current: the same of the other sample.
+    """
+    p, q = (np.maximum(counts, 0.5) / np.maximum(counts, 0.5).sum() for counts in (baseline, current))
+    return float(((q - p) * np.log(q / p)).sum())
 
 
 def jensen_shannon(left: Int64, right: Int64) -> float:

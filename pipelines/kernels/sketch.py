@@ -26,6 +26,11 @@ _DENSE = 8
 """Up to so many buckets a value are counted in one array."""
 
 
+def bits_for(*, categorical: bool) -> int:
+    """How finely a feature is sketched."""
+    return ALL_BITS if categorical else LEADING_BITS
+
+
 @dataclass(frozen=True, slots=True)
 class Sketch:
     """Counts of values by bucket; `bucket` int64 (bucket,) ascending, as its values are, and `count` int64, positive.

@@ -116,7 +116,7 @@ def scraped(tmp_path: Path) -> Iterator[str]:
     assert [job["job_name"] for job in config["scrape_configs"]] == ["tidegauge", "model-server"]
     assert config["scrape_configs"][1]["metrics_path"] == METRICS_PATH
     port = free_port()
-    with MetricsServer(busy(), 0) as server:
+    with MetricsServer(LiveCollector(busy()), 0) as server:
         for job in config["scrape_configs"]:
             del job["dns_sd_configs"]
             job["static_configs"] = [{"targets": [f"127.0.0.1:{server.port}"]}]

@@ -35,7 +35,7 @@ def busy() -> LiveStatus:
 
 
 def test_what_is_scraped() -> None:
-    with MetricsServer(busy(), 0) as server:
+    with MetricsServer(LiveCollector(busy()), 0) as server:
         code, text = get(server.port, "/metrics")
     assert code == 200
     samples = {
@@ -67,7 +67,7 @@ def test_a_value_is_counted_up_to_its_bound() -> None:
 
 def test_readiness_says_why_not() -> None:
     status = LiveStatus()
-    with MetricsServer(status, 0) as server:
+    with MetricsServer(LiveCollector(status), 0) as server:
         assert get(server.port, "/readyz") == (503, "joining the consumer group\n")
         status.joined, status.restoring, status.restored = True, 2, (5, 50)
         assert get(server.port, "/readyz") == (503, "restoring 2 partitions: 5 of 50 offsets\n")
@@ -86,8 +86,11 @@ def test_readiness_says_why_not() -> None:
 
 
 def test_a_port_that_is_taken() -> None:
-    with MetricsServer(LiveStatus(), 0) as server, pytest.raises(InputError, match=f"free port, got {server.port}"):
-        MetricsServer(LiveStatus(), server.port)
+    with (
+        MetricsServer(LiveCollector(LiveStatus()), 0) as server,
+        pytest.raises(InputError, match=f"free port, got {server.port}"),
+    ):
+        MetricsServer(LiveCollector(LiveStatus()), server.port)
 
 
 def test_every_metric_is_documented_and_no_other() -> None:
