@@ -154,6 +154,7 @@ class AccuracyScorer(GroupLoop):
             for tp in batch:
                 self._consumer.seek(tp, self._partitions[tp].next_offset)
             return {}
+        self._scoring.end_replay()
         self._look()
         limits = self._live_path.limits
         admitted = {}

@@ -92,6 +92,11 @@ class Scoring:
             if offset is None:
                 begun.add(tp)
                 offset = self._predictions.first_live_offset(tp, self._start)
+            elif offset > self._predictions.end(tp):
+                self._report(
+                    f"{name(tp)}: the group has committed offset {offset} and the topic ends before: a new topic"
+                )
+                point, offset = None, self._predictions.beginning(tp)
             if point is None or point.window_fingerprint != self._spec.window_fingerprint:
                 fingerprint, count = self._spec.window_fingerprint, self._predictions.count()
                 point = Checkpoint(offset, offset, None, (), fingerprint, count)
@@ -178,12 +183,15 @@ class Scoring:
 
     # --- what they yield ---
 
-    def outputs(self) -> list[Output]:
-        """The predictions that can be scored by now, and what is told as drift."""
+    def end_replay(self) -> None:
+        """All partitions are live and nothing further has been read: what can be scored by now was written before."""
         if not self._is_restored:
-            self.drift.score(self.join.matches(caught_up=False))  # what was read again has been written before
+            self.drift.score(self.join.matches(caught_up=False))
             self.join.outcomes.clear()
             self._is_restored = True
+
+    def outputs(self) -> list[Output]:
+        """The predictions that can be scored by now, and what is told as drift."""
         matches = self.join.matches(caught_up=self.caught_up)
         self.drift.score(matches)
         triggers = self.drift.look(self._block_over()) if self.caught_up else []

@@ -20,6 +20,8 @@ import pytest
 
 from models import reader
 from pipelines.ingest import ingest
+from pipelines.kernels.drift import drift
+from pipelines.profiles import sketch_of
 from pipelines.sources.files import match_files
 from pipelines.sources.inputs import Inputs
 from schemas.dataset import SPANS_FOLDER, DatasetFolder
@@ -75,6 +77,8 @@ def test_spans_laid_end_to_end_are_one_ingest_of_the_whole(
     for name, moments in statistics.features.items():
         assert parts.statistics.features[name].count == pytest.approx(moments.count, rel=0.02)
         assert parts.statistics.features[name].mean == pytest.approx(moments.mean, abs=0.05)
+    for name, sketch in statistics.sketches.items():
+        assert drift(sketch_of(sketch), sketch_of(parts.statistics.sketches[name])) < 0.02
 
 
 def test_a_span_made_again_has_the_same_bytes(inputs: list[str], tmp_path: Path) -> None:
