@@ -18,7 +18,7 @@ from deploy.images.build import IMAGES
 from flows.serving_config import ServerIdentity, write_serving_config
 from schemas.spec import Spec, load_spec
 from streaming.live_status import LiveStatus
-from streaming.metrics import MetricsServer
+from streaming.metrics import LiveCollector, MetricsServer
 from streaming.model_server.config_protos import METRICS_PATH
 from tests.certificates import Certificates
 from tests.deploy.commands import check_command
@@ -211,7 +211,7 @@ def test_consumers_answer_where_they_are_asked(manifests: list[Manifest]) -> Non
     assert f"--metrics-port={port}" in found["args"]
     assert notes["prometheus.io/port"] == port
     status = LiveStatus(joined=True)
-    with MetricsServer(status, 0) as server:
+    with MetricsServer(LiveCollector(status), 0) as server:
         for path in (*(probe["path"] for probe in probes), notes["prometheus.io/path"]):
             assert get(server.port, path)[0] == 200
 
