@@ -22,7 +22,7 @@ from flows import probation, retrain
 from tidegauge import app
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
-CRON_JOBS = DEPLOY / "k8s" / "retrain-cronjob.yaml"
+CRON_JOBS = DEPLOY / "k8s" / "retrain" / "cronjobs.yaml"
 DAGS = DEPLOY / "airflow" / "tidegauge_retrain.py"
 VERBS: Any = typer.main.get_command(app)
 EXIT_CODES = {"retrain": set(retrain.EXIT_CODES.values()), "probation": set(probation.EXIT_CODES.values())}
