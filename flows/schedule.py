@@ -158,8 +158,9 @@ class Scheduler:
         if code == BUSY:
             return False
         dealt = due.dealt
-        if due.cause == "drift" and code not in (PROMOTED, REFUSED):
-            dealt = replace(dealt, triggers=self._read().triggers)  # they wait for an interval that is over
+        if due.cause == "drift" and code != PROMOTED:
+            # A drift is told once, and waits for an interval that is over and has enough of what has changed in it.
+            dealt = replace(dealt, triggers=self._read().triggers)
         self._write(replace(dealt, ran_ms=_now_ms()))
         return True
 

@@ -266,7 +266,7 @@ def trigger(workshop: Workshop, kind: Any, version: int) -> tuple[int, bytes]:
     return time_ms, raised.record()
 
 
-def test_a_trigger_of_the_champion_starts_a_run_until_something_has_come_of_it(
+def test_a_trigger_of_the_champion_starts_runs_until_there_is_another_version(
     on_kafka: Callable[..., Workshop],
 ) -> None:
     workshop = on_kafka(drift=["error_drift"], cooldown="0s")
@@ -279,7 +279,9 @@ def test_a_trigger_of_the_champion_starts_a_run_until_something_has_come_of_it(
     run = [["retrain", "--as-of", "2013-05-01T12:00:00Z"]]
     workshop.answer(retrain=3)  # no interval is over yet
     assert workshop.once() == run
-    workshop.answer(retrain=4)
+    workshop.answer(retrain=4)  # too little of what has changed is in it
+    assert workshop.once() == run
+    workshop.answer(retrain=0)
     assert workshop.once() == run
     assert workshop.once() == []
     send(workshop, topic, trigger(workshop, "error_drift", 3))
