@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka.admin import OffsetSpec
-from kafka.errors import GroupIdNotFoundError
+from kafka.errors import CoordinatorNotAvailableError, GroupIdNotFoundError
 
 from schemas.spec import Spec
 from streaming.commits import CLOSE_TIMEOUT_S
@@ -84,7 +84,7 @@ class LivePath:
         places = self._places(self._topics.input.name)
         try:
             found = self._admin.list_group_offsets({self._group: places})[self._group]
-        except GroupIdNotFoundError:
+        except (GroupIdNotFoundError, CoordinatorNotAvailableError):  # nobody has committed anything: a new broker
             return {}
         return {tp: committed.offset for tp, committed in found.items() if committed.offset >= 0}
 
