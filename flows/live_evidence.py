@@ -35,9 +35,9 @@ Place = tuple[int, str]
 class Evidence:
     """What there is by now.
 
-    `windows` are scored ones, of both versions where `paired`, else of the new one; `enough` says whether they are as
-    many as the rule wants. In `broken` of them the new version gave no number where one was due. `comparison` is None
-    where there is nothing to compare.
+    `windows` are scored ones, of the older version's shadow where `paired`, else of the new version; `enough` says
+    whether they are as many as the rule wants. In `broken` of them there is no score of the new version, which forecast
+    no number. `comparison` is None where there is nothing to compare.
     """
 
     paired: bool
@@ -99,22 +99,23 @@ def gather(spec: Spec, rule: Probation, *, new: int, old: int, since: Mapping[st
         elif scored.role == "shadow" and scored.model.version == old:
             shadows.setdefault(place, scored)
     overlap = math.ceil(max(spec.scored_steps) / spec.window.stride)
-    mine = answers[new]
-    places, enough = _first(sorted(mine.keys() & shadows if paired else mine), rule)
-    ones = [mine[place] for place in places]
-    evidence = Evidence(paired, len(ones), enough, broken=_broken(ones))
-    if not ones or evidence.broken:
+    mine, beside = answers[new], shadows if paired else answers[new]
+    places, enough = _first(sorted(beside), rule)
+    both = [place for place in places if place in mine]
+    ones = [mine[place] for place in both]
+    evidence = Evidence(paired, len(places), enough, broken=len(places) - len(both))
+    if not ones:
         return evidence
     if paired:
         scales = _scales(ones, rule.metric)
-        beside = [shadows[place] for place in places]
-        both = (_by_origin(found, _losses(found, "forecast", scales, rule.metric)) for found in (ones, beside))
-        return replace(evidence, comparison=compare(*both, overlap=overlap, tolerance=rule.tolerance))
+        each = (_losses(found, "forecast", scales, rule.metric) for found in (ones, [shadows[place] for place in both]))
+        series = (_by_origin(ones, losses) for losses in each)
+        return replace(evidence, comparison=compare(*series, overlap=overlap, tolerance=rule.tolerance))
     theirs = [answers[old][place] for place in sorted(answers[old])][-max(rule.windows, len(ones)) :]
     if not theirs:
         return evidence
-    each = (_with_yardstick(found, rule.metric) for found in (ones, theirs))
-    return replace(evidence, comparison=compare_apart(*each, overlap=overlap, tolerance=rule.tolerance))
+    apart = (_with_yardstick(found, rule.metric) for found in (ones, theirs))
+    return replace(evidence, comparison=compare_apart(*apart, overlap=overlap, tolerance=rule.tolerance))
 
 
 def _first(places: Sequence[Place], rule: Probation) -> tuple[Sequence[Place], bool]:
@@ -161,8 +162,3 @@ def _by_origin(found: Iterable[ScoredPrediction], losses: Losses) -> Losses:
     """The mean over the keys of each origin, in the order of time."""
     _, index = np.unique([scored.origin_ms for scored in found], return_inverse=True)
     return np.asarray(np.bincount(index, losses) / np.bincount(index))
-
-
-def _broken(found: Sequence[ScoredPrediction]) -> int:
-    """In how many windows there is no number where one was due."""
-    return sum(bool((np.isfinite(one.actual) & ~np.isfinite(one.forecast)).any()) for one in found)

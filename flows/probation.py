@@ -144,10 +144,11 @@ def _decide(
         p=None if found is None or isnan(found.p) else found.p,
     )
     is_over = time.time_ns() // 1_000_000 - iso_to_ms(begun.time) > rule.longest
-    if not (evidence.broken or is_over or (evidence.enough and found is not None)):
+    is_broken = evidence.broken > (1 - rule.confidence) * evidence.windows
+    if not (is_over or (evidence.enough and (is_broken or found is not None))):
         return result
-    reason = _reason(evidence, rule, before)
-    if evidence.broken or (found is not None and found.is_worse(rule.confidence)):
+    reason = _reason(evidence, rule, before, is_broken=is_broken)
+    if is_broken or (found is not None and found.is_worse(rule.confidence)):
         rolled_back = _take_back(spec, champion, before, f"probation: {reason}")
         return replace(result, outcome="rolled_back", reason=reason, rollback=rolled_back)
     registry.note(_record("confirmed", reason, champion, before))
@@ -160,8 +161,8 @@ def _record(event: Literal["on_probation", "confirmed"], reason: str, champion: 
     return Record(event=event, time=now, reason=reason, version=champion, champion=before)
 
 
-def _reason(evidence: Evidence, rule: Probation, before: int) -> str:
-    if evidence.broken:
+def _reason(evidence: Evidence, rule: Probation, before: int, *, is_broken: bool) -> str:
+    if is_broken:
         return f"it forecast no number in {evidence.broken} of {evidence.windows} windows"
     wanted = "" if evidence.enough else f", of {rule.windows} that were wanted"
     if (found := evidence.comparison) is None:
