@@ -69,7 +69,6 @@ class Scoring:
         self.join = Join(self._spec)
         self.drift = DriftWatch(self._spec, self._baselines.of, self._report)
         self._actuals: dict[int, ActualsPartition] = {}
-        self._forecasts: dict[int, ForecastPartition] = {}
         self._lowest: dict[int, int] = {}
         self._taken = 0
         self._looked = -LOWEST_EVERY
@@ -112,7 +111,6 @@ class Scoring:
         partition = ForecastPartition(
             name(tp), tp.partition, self._reader, take=self._take, lowest=self._lowest_offset, checkpoint=checkpoint
         )
-        self._forecasts[tp.partition] = partition
         first = max(checkpoint.replay_offset, self._predictions.beginning(tp))
         partition.next_offset = first
 

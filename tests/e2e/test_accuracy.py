@@ -200,7 +200,7 @@ def test_drift_is_told_once_and_not_without_a_change(live_with: Callable[..., Li
 
     send(disturbed, events)
     disturbed.run_to_end()
-    for seconds in (2.2, 2.6, 3.0):
+    for seconds in (2.2, 3.0):
         scorer = subprocess.Popen(command(disturbed), stderr=subprocess.DEVNULL)
         time.sleep(seconds)
         scorer.kill()
