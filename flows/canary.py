@@ -7,10 +7,11 @@ equal to the evaluated model's, and be quick enough. What fails here would have 
 from __future__ import annotations
 
 import math
+import os
 import shutil
+import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,6 +35,8 @@ _TOLERANCE = 1e-3
 orders otherwise."""
 _QUANTILE = 0.95
 _STOP_S = 10.0
+_TOGETHER = """exec 3<&0; "$@" & server=$!; (cat <&3 >/dev/null; kill $server 2>/dev/null) & wait $server"""
+"""Runs a command until it ends or standard input does: that ends with the process that holds its other side."""
 
 
 class CanaryFailed(ServingError):
@@ -49,7 +52,7 @@ class CanaryReport:
     p95_ms: float
 
 
-def try_out(spec: Spec, export: Path, run: Path, data: Path, settings: Canary) -> CanaryReport:
+def try_out(spec: Spec, export: Path, run: Path, data: Path, place: Path, settings: Canary) -> CanaryReport:
     """Serves an exported model and asks it for windows of the test split.
 
     Args:
@@ -57,6 +60,7 @@ def try_out(spec: Spec, export: Path, run: Path, data: Path, settings: Canary) -
       export: the SavedModel's folder.
       run: the training run's folder, whose model was evaluated.
       data: the dataset that it was evaluated on.
+      place: a folder for the server, which goes at the end.
       settings: what it must do.
     Raises:
       CanaryFailed: it does not; the message says what was expected and what came.
@@ -68,7 +72,7 @@ def try_out(spec: Spec, export: Path, run: Path, data: Path, settings: Canary) -
     expected = kept.model.predict_on_batch({name: windows[name] for name in kept.model.input})["mean"]
     moments = kept.statistics.features
     deviation = np.array([moments[target.name].std if target.name in moments else 0.0 for target in spec.targets])
-    with serving(spec, export, settings) as (client, load_s):
+    with serving(spec, export, place, settings) as (client, load_s):
         latencies = []
         for row in range(len(expected)):
             inputs = {name: windows[name][row : row + 1] for name in kept.model.input}
@@ -95,34 +99,49 @@ def try_out(spec: Spec, export: Path, run: Path, data: Path, settings: Canary) -
 
 
 @contextmanager
-def serving(spec: Spec, export: Path, settings: Canary) -> Iterator[tuple[ServingClient, float]]:
+def serving(spec: Spec, export: Path, place: Path, settings: Canary) -> Iterator[tuple[ServingClient, float]]:
     """A model server on a free port with one model, and how many seconds it took until it answered.
 
+    It ends with the block, or with this process, however that ends.
+
+    Args:
+      spec: the model's.
+      export: the SavedModel's folder.
+      place: a folder of its own, which goes at the end.
+      settings: within what it must have loaded the model.
     Raises:
       CanaryFailed: it does not start, or does not load the model in time.
     """
-    with tempfile.TemporaryDirectory(prefix="tidegauge-canary-") as place:
-        base, log = Path(place, "models", spec.model_name), Path(place, "server.log")
-        base.mkdir(parents=True)
-        shutil.copytree(export, base / "1")
-        port = free_port()
-        command = [sys.executable, "-m", "streaming.model_server.main", f"--port={port}"]
-        command += [f"--model_name={spec.model_name}", f"--model_base_path={base}"]
-        own = Serving(address=f"{LOOPBACK}:{port}", model=spec.model_name)
-        began = time.monotonic()
-        with log.open("wb") as output:
-            process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+    shutil.rmtree(place, ignore_errors=True)  # of an attempt that was killed
+    base, log = place / "models" / spec.model_name, place / "server.log"
+    base.mkdir(parents=True)
+    shutil.copytree(export, base / "1")
+    port = free_port()
+    command = [sys.executable, "-m", "streaming.model_server.main", f"--port={port}"]
+    command += [f"--model_name={spec.model_name}", f"--model_base_path={base.absolute()}"]
+    own = Serving(address=f"{LOOPBACK}:{port}", model=spec.model_name)
+    began = time.monotonic()
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            ["/bin/sh", "-c", _TOGETHER, "canary", *command],
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        with ServingClient(spec.model_copy(update={"serving": own})) as client:
+            _wait(client, process, log, settings.load / 1_000)
+            yield client, round(time.monotonic() - began, 3)
+    finally:
+        assert process.stdin is not None
+        process.stdin.close()
         try:
-            with ServingClient(spec.model_copy(update={"serving": own})) as client:
-                _wait(client, process, log, settings.load / 1_000)
-                yield client, round(time.monotonic() - began, 3)
-        finally:
-            process.terminate()
-            try:
-                process.wait(_STOP_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            process.wait(_STOP_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def _wait(client: ServingClient, process: subprocess.Popen[bytes], log: Path, budget_s: float) -> None:

@@ -255,7 +255,8 @@ class Steps:
         """Tries the candidate on a server."""
         run = self._folder / RUN
         try:
-            report = try_out(spec, run / "export", run, self._folder / DATASET, spec.retrain.canary)
+            place = self._folder / "canary"
+            report = try_out(spec, run / "export", run, self._folder / DATASET, place, spec.retrain.canary)
         except CanaryFailed as exc:
             raise Refused(f"the canary: {exc}", final=True) from exc
         return asdict(report)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil  # type: ignore[import-untyped]
 import pytest
 from kafka import KafkaProducer
 
@@ -214,6 +215,7 @@ def test_killed_at_every_step_and_with_the_server_down_it_ends_as_if_nothing_had
     assert loop.served() == 2
     assert [(one.event, one.version) for one in loop.registry.records()] == [("promoted", 1), ("promoted", 2)]
     assert not [path for path in loop.root.glob("state/retrain/**/*") if "unfinished" in path.name]
+    assert canaries(loop.root) == []
     assert loop.run(SECOND).outcome == "nothing_to_do"
 
 
@@ -235,6 +237,16 @@ def test_a_run_that_nothing_disturbed_ends_in_the_same_state(loop: Loop, tmp_pat
         assert evaluations[0] == evaluations[1]
 
 
+def canaries(folder: Path) -> list[int]:
+    """The processes of model servers that serve something in a folder's runs."""
+    mark = f"--model_base_path={folder / 'state' / 'retrain'}"
+    return [
+        process.pid
+        for process in psutil.process_iter(["cmdline"])
+        if any(part.startswith(mark) for part in process.info["cmdline"] or ())
+    ]
+
+
 @pytest.mark.slow
 def test_a_model_that_answers_otherwise_than_in_its_evaluation_fails_as_a_canary(loop: Loop, tmp_path: Path) -> None:
     loop.run(FIRST)
@@ -249,10 +261,10 @@ def test_a_model_that_answers_otherwise_than_in_its_evaluation_fails_as_a_canary
         weights = [np.full_like(array, value) for array in kept.model.get_weights()]
         export(kept.spec, kept.statistics, weights, to=tmp_path / str(value), lineage={}, state=state)
         with pytest.raises(CanaryFailed, match=message):
-            try_out(kept.spec, tmp_path / str(value), folder / "run", folder / "dataset", settings)
+            try_out(kept.spec, tmp_path / str(value), folder / "run", folder / "dataset", tmp_path / "c", settings)
     hasty = settings.model_copy(update={"latency": 0})
     with pytest.raises(CanaryFailed, match=r"expected 95% of the answers within 0 ms \(\$.retrain.canary.latency\)"):
-        try_out(kept.spec, folder / "run" / "export", folder / "run", folder / "dataset", hasty)
+        try_out(kept.spec, folder / "run" / "export", folder / "run", folder / "dataset", tmp_path / "c", hasty)
     (tmp_path / "empty").mkdir()
     with pytest.raises(CanaryFailed, match=r"expected the model to be loaded within 3 s \(\$.retrain.canary.load\)"):
         try_out(
@@ -260,6 +272,7 @@ def test_a_model_that_answers_otherwise_than_in_its_evaluation_fails_as_a_canary
             tmp_path / "empty",
             folder / "run",
             folder / "dataset",
+            tmp_path / "c",
             settings.model_copy(update={"load": 3_000}),
         )
 
@@ -318,6 +331,10 @@ def test_killed_by_the_system_at_any_time_it_ends_as_if_nothing_had_happened(
             if code != -signal.SIGKILL:
                 break
         assert begun > 5
+        until = time.monotonic() + 60
+        while strays := canaries(tmp_path):
+            assert time.monotonic() < until, strays
+            time.sleep(0.2)
         assert (other.registry.versions(), other.served()) == ([1], 1)
         assert [one.event for one in other.registry.records()] == ["promoted"]
         assert identity_of(other.registry.path(1)) == identity_of(loop.registry.path(1))
