@@ -204,19 +204,14 @@ def evaluate(
     from schemas.dataset import DatasetFolder
     from schemas.text_dataset import is_text_dataset
 
+    lines: Callable[[Mapping[str, Any]], list[str]]
     if is_text_dataset(data):
-        texts = evaluate_exported_texts(model, data, split=split, output=output)
-        _show(texts, as_json, lambda: evaluation_lines(texts))
-        return
-    if DatasetFolder(data).spec.classes:
-        classes = evaluate_exported_classes(model, data, split=split, output=output)
-        _show(classes, as_json, lambda: class_lines(classes))
-        return
-    evaluation = evaluate_exported(model, data, split=split, output=output)
-    folder = output or model
-    _show(
-        evaluation.document, as_json, lambda: [*summary_lines(evaluation.document), f"report: {folder / 'report.html'}"]
-    )
+        document, lines = evaluate_exported_texts(model, data, split=split, output=output), evaluation_lines
+    elif DatasetFolder(data).spec.classes:
+        document, lines = evaluate_exported_classes(model, data, split=split, output=output), class_lines
+    else:
+        document, lines = evaluate_exported(model, data, split=split, output=output).document, summary_lines
+    _show(document, as_json, lambda: [*lines(document), f"report: {(output or model) / 'report.html'}"])
 
 
 @app.command(context_settings={"allow_extra_args": True})

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from models import layout
 from models.evaluation import Batch, Evaluation, Forecast, evaluate_forecasts
-from models.report import write_report
+from models.report import epochs_of, write_report
 from models.run_folder import write_json
 from models.saved_model import DEFAULT_SIGNATURE
 from models.yardsticks import yardsticks
@@ -89,7 +89,7 @@ def evaluate_exported(
       ModelError: there is no such model, `output` is left out for a model without a run, or it cannot be made.
       DatasetError: the dataset is of other windows, or has no such split.
     """
-    run, target = _run_of(model), target_of(model, output)
+    run, target = run_of(model), target_of(model, output)
     exported, folder = load_exported(model), DatasetFolder(data)
     folder.require_windows_of(exported.spec)
     folder.split(split)
@@ -109,7 +109,7 @@ def _can_be_fitted(folder: DatasetFolder) -> bool:
 def write_evaluation(target: Path, spec: Spec, evaluation: Evaluation, run: Path | None) -> None:
     """Writes `evaluation.json` and `report.html`, with the run's learning curve where there is a run."""
     write_json(target / layout.EVALUATION_FILE, evaluation.document)
-    write_report(target / layout.REPORT_FILE, spec, evaluation, epochs=_epochs(run))
+    write_report(target / layout.REPORT_FILE, spec, evaluation, epochs=epochs_of(run))
 
 
 def target_of(model: str | os.PathLike[str], output: str | os.PathLike[str] | None) -> Path:
@@ -118,13 +118,14 @@ def target_of(model: str | os.PathLike[str], output: str | os.PathLike[str] | No
     Raises:
       ModelError: it is left out for a model without a run.
     """
-    target = Path(output) if output else _run_of(model)
+    target = Path(output) if output else run_of(model)
     if target is None:
         raise ModelError(f"{model}: expected --output for a model that is not in its run's folder")
     return target
 
 
-def _run_of(model: str | os.PathLike[str]) -> Path | None:
+def run_of(model: str | os.PathLike[str]) -> Path | None:
+    """The folder of the run, where `model` is one and no exported model."""
     return Path(model) if (Path(model) / layout.EXPORT_FOLDER).is_dir() else None
 
 
@@ -138,9 +139,3 @@ def make_folder(target: Path) -> None:
         target.mkdir(parents=True, exist_ok=True)
     except OSError as exc:
         raise ModelError(f"{target}: expected a folder for the evaluation: {exc.strerror}") from exc
-
-
-def _epochs(run: Path | None) -> list[dict[str, Any]]:
-    if run is None or not (run / layout.METRICS_FILE).is_file():
-        return []
-    return [json.loads(line) for line in (run / layout.METRICS_FILE).read_text().splitlines()]

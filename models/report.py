@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
+from models import layout
 from models.evaluation import Evaluation, Example, skill_name, skills_of
 from models.page import BLUE, COLOURS, GREY, INK, ORANGE, Plot, axes, number, percent, style, svg, write_page
 from pipelines.kernels.metrics import central_intervals
@@ -56,7 +58,7 @@ def _contents(spec: Spec, evaluation: Evaluation, epochs: Sequence[Mapping[str, 
         "subtitle": f"{document['windows']:,} windows of {len(document['windows_by_key']):,} keys, "
         f"{spec.window.horizon} steps of {format_duration(spec.grid.step)} ahead.",
         "tiles": _tiles(document),
-        "curve": _curve(epochs) if epochs else None,
+        "curve": learning_curve(epochs, "Loss by epoch, standardised.") if epochs else None,
         "targets": targets,
         "examples": [_example(spec, one, column) for one in evaluation.examples for column in range(len(targets))],
         "shaded": "levels" in document,
@@ -146,7 +148,15 @@ def _facts(spec: Spec, document: Mapping[str, Any]) -> dict[str, Any]:
     return {"heads": ["", ""], "rows": rows}
 
 
-def _curve(epochs: Sequence[Mapping[str, Any]]) -> Plot:
+def epochs_of(run: Path | None) -> list[dict[str, Any]]:
+    """The records of a run's epochs; none without a run, or of one without descent."""
+    if run is None or not (run / layout.METRICS_FILE).is_file():
+        return []
+    return [json.loads(line) for line in (run / layout.METRICS_FILE).read_text().splitlines()]
+
+
+def learning_curve(epochs: Sequence[Mapping[str, Any]], caption: str) -> Plot:
+    """The losses of at least one epoch, in a style."""
     figure, plot = axes(7, 2.6)
     numbers = [record["epoch"] for record in epochs]
     plot.plot(numbers, [record["loss"] for record in epochs], marker=".", color=GREY, label="training")
@@ -154,7 +164,7 @@ def _curve(epochs: Sequence[Mapping[str, Any]]) -> Plot:
     plot.set(xlabel="epoch", ylabel="loss")
     plot.xaxis.set_major_locator(MaxNLocator(integer=True))
     plot.legend()
-    return Plot(svg(figure), "Loss by epoch, standardised.")
+    return Plot(svg(figure), caption)
 
 
 def _by_horizon(steps: Sequence[Mapping[str, Any]], yardsticks: Sequence[str]) -> Plot:

@@ -13,6 +13,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from models import layout, stored
+from models.class_report import write_class_evaluation
 from models.class_weights import class_weights
 from models.classes import (
     CLASS_SCORES,
@@ -28,11 +29,10 @@ from models.classes import (
 )
 from models.descent import Objective, Remarks
 from models.export import export
-from models.exported import load_exported, make_folder, target_of
+from models.exported import load_exported, make_folder, run_of, target_of
 from models.forms import input_forms
 from models.reader import windows
 from models.run import RunOptions, carry_out
-from models.run_folder import write_json
 from models.task import Course
 from models.window_task import WindowTask
 from schemas.dataset import DatasetFolder
@@ -124,7 +124,7 @@ class WindowClassTask(WindowTask[ClassRunSummary]):
         """Evaluates and exports the model that is kept."""
         kept = stored.load(run)
         metrics = {"split": "test", **self._evaluate(run, "test")}
-        write_json(run / layout.EVALUATION_FILE, metrics)
+        write_class_evaluation(run, self.spec, metrics, run, self.noun)
         export(
             self.spec,
             self.folder.statistics,
@@ -199,7 +199,7 @@ def evaluate_exported_classes(
     split: str = "test",
     output: str | os.PathLike[str] | None = None,
 ) -> dict[str, Any]:
-    """Evaluates an exported model on a split of a dataset, and writes `evaluation.json`.
+    """Evaluates an exported model on a split of a dataset, and writes `evaluation.json` and `report.html`.
 
     Arguments and errors are those of `models.exported.evaluate_exported`.
 
@@ -211,9 +211,10 @@ def evaluate_exported_classes(
     folder.require_windows_of(exported.spec)
     folder.split(split)
     make_folder(target)
-    document = evaluate_classes(exported.spec, folder, split, lambda batch: exported.forecast(batch)["scores"])
-    write_json(target / layout.EVALUATION_FILE, {"split": split, **document})
-    return {"split": split, **document}
+    found = evaluate_classes(exported.spec, folder, split, lambda batch: exported.forecast(batch)["scores"])
+    document = {"split": split, **found}
+    write_class_evaluation(target, exported.spec, document, run_of(model), WindowClassTask.noun)
+    return document
 
 
 def evaluation_lines(document: Mapping[str, Any]) -> list[str]:

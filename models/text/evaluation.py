@@ -30,8 +30,8 @@ def evaluate_texts(folder: TextDatasetFolder, split: str, scores: Scores, yardst
       scores: the model; its classes are the dataset's, in their order.
       yardstick: fitted to the dataset.
     Returns:
-      A JSON document: `documents`, what `models.classes.Classified` reports, and `bigrams`, the second yardstick, with
-      its accuracy, its macro F1 and the model's `skill` against it.
+      A JSON document: `dataset`, `documents`, what `models.classes.Classified` reports, and `bigrams`, the second
+      yardstick, with its accuracy, its macro F1 and the model's `skill` against it.
     Raises:
       DatasetError: the split has no documents.
     """
@@ -48,4 +48,5 @@ def evaluate_texts(folder: TextDatasetFolder, split: str, scores: Scores, yardst
         "macro_f1": beside.scores()["macro_f1"],
         "skill": skill(found.error, missed),
     }
-    return {"documents": int(beside.matrix.sum()), **found.report(), "bigrams": bigrams}
+    cases = int(beside.matrix.sum())
+    return {"dataset": folder.digest, "documents": cases, **found.report(), "bigrams": bigrams}

@@ -10,11 +10,10 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from models import layout
+from models.class_report import write_class_evaluation
 from models.class_weights import class_weights
 from models.classes import confusion_lines, score_line, yardstick_line
-from models.exported import load_signature, make_folder, target_of
-from models.run_folder import write_json
+from models.exported import load_signature, make_folder, run_of, target_of
 from models.text.classifier import bigrams_of
 from models.text.evaluation import evaluate_texts
 from models.text.yardstick import fit_yardstick
@@ -31,7 +30,7 @@ def evaluate_exported_texts(
     split: str = "test",
     output: str | os.PathLike[str] | None = None,
 ) -> dict[str, Any]:
-    """Evaluates an exported model on a split of a dataset, and writes `evaluation.json`.
+    """Evaluates an exported model on a split of a dataset, and writes `evaluation.json` and `report.html`.
 
     The texts themselves are read, so the dataset may have another vocabulary than the one that the model has.
 
@@ -63,7 +62,7 @@ def evaluate_exported_texts(
     weights = class_weights(spec.training, classes, folder.split("train").documents_by_class)
     yardstick = fit_yardstick(folder, bigrams_of(spec) or Bigrams(), weights)
     document = {"split": split, **evaluate_texts(folder, split, scores, yardstick)}
-    write_json(target / layout.EVALUATION_FILE, document)
+    write_class_evaluation(target, spec, document, run_of(model), "documents")
     return document
 
 

@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from models import layout
+from models.class_report import write_class_evaluation
 from models.class_weights import class_weights
 from models.classes import CLASS_SCORES, accuracy_skill, class_scores, cross_entropy
 from models.descent import Feed, Objective, Remarks
 from models.precision import computing_in
 from models.reader import batches_of
 from models.run import RunOptions, carry_out
-from models.run_folder import write_json
 from models.task import Course, Task
 from models.text import stored
 from models.text.classifier import NGRAM_BRANCH, bigrams_of
@@ -178,7 +178,7 @@ class TextTask(Task[TextRunSummary]):
         """Evaluates and exports the model that is kept."""
         classifier = stored.load(run, portable=True)
         metrics = {"split": "test", **evaluate_texts(self.folder, "test", scores_of(classifier), self._yardstick)}
-        write_json(run / layout.EVALUATION_FILE, metrics)
+        write_class_evaluation(run, self.spec, metrics, run, self.noun)
         export_classifier(classifier, to=run / layout.EXPORT_FOLDER, lineage={**lineage, "metrics": metrics})
         return metrics
 
