@@ -10,10 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from flows.live_evidence import gather
 from flows.model_config import serve_versions
+from schemas.probation_spec import Probation
 from schemas.spec import Spec
 from streaming.serving_client import ServingClient
 from tests.e2e.conftest import SHIFT, LiveStream, Message, Models, stream_spec
+from tests.e2e.test_accuracy import score
 from tests.e2e.test_stream import expected_windows, history, send, wait_for_predictions
 
 MODEL = "two-versions"
@@ -101,6 +104,14 @@ def test_an_older_version_predicts_a_share_of_the_windows_too(
         assert shadow.document["window_digest"] == windows[place]
         assert mean(found["champion"][place]) == pytest.approx(mean(shadow) + SHIFT)
         assert shadow.timestamp == found["champion"][place].timestamp
+
+    # Scored as the actual values come, the two are pairs: of each shadow's window the champion's score is there too.
+    score(live)
+    evidence = gather(live.spec, Probation(windows=10_000), new=2, old=1, since={})
+    assert evidence.windows > 20
+    assert evidence.broken == 0
+    assert evidence.comparison is not None
+    assert evidence.comparison.new != evidence.comparison.old
 
 
 def test_a_canary_answers_for_a_share_of_the_keys(live_with: Callable[..., LiveStream], models: Models) -> None:
