@@ -65,7 +65,8 @@ class TextDemoResult:
 
     def document(self) -> dict[str, Any]:
         """The result for machines."""
-        return asdict(self) | {"live_accuracy": self.live_accuracy, "holds": self.holds}
+        counts = {"ingested": self.ingested.model_dump(mode="json"), "live_accuracy": self.live_accuracy}
+        return asdict(self) | counts | {"holds": self.holds}
 
     def lines(self) -> list[str]:
         """The result as a table."""
