@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,8 +20,10 @@ from models.text import stored
 from models.text.exported import evaluate_exported_texts, evaluation_lines
 from models.text.reader import documents
 from models.text.train import TextRunSummary, scores_of, train_texts
+from models.tuning import Search, tune
 from models.version_files import check_files
 from schemas.errors import DatasetError, ModelError, TidegaugeError
+from schemas.search_space import SearchSpace
 from schemas.text_dataset import TextDatasetFolder
 from schemas.text_spec import TextSpec, parse_text_spec
 from tests.models.text.conftest import moods, moods_spec
@@ -180,6 +183,24 @@ def test_mistakes_are_one_line(trained: Trained, tmp_path: Path) -> None:
     assert not output.exists()
     with pytest.raises(ModelError, match="expected the folder of a complete run"):
         stored.load(tmp_path)
+
+
+def test_a_search_goes_by_the_cross_entropy_unless_told_otherwise(
+    moods_dataset: TextDatasetFolder, tmp_path: Path
+) -> None:
+    document = moods_spec({"family": "bigrams"}).semantic_document()
+    space = SearchSpace({"model.smoothing": (0.1, 1_000.0)})
+    arguments: dict[str, Any] = {"data": moods_dataset.path, "output": tmp_path / "search"}
+    tuned = tune(document, space, Search(trials=2), **arguments)
+    assert tuned.metric == "cross_entropy"
+    assert [trial.values["model.smoothing"] for trial in tuned.trials] == [0.1, 1_000.0]
+    assert tuned.trials[0].scores[0] < tuned.trials[1].scores[0]
+    for search, problem in (
+        (Search(metric="mae"), "--metric: expected one of cross_entropy, error_rate"),
+        (Search(grows="windows"), "--grows: expected epochs"),
+    ):
+        with pytest.raises(ModelError, match=problem):
+            tune(document, space, search, data=moods_dataset.path, output=tmp_path / "none")
 
 
 def test_there_are_as_many_moods_as_the_tests_take_for_granted() -> None:
