@@ -33,6 +33,10 @@ setup: $(READY) ## Make the virtual environment with the locked dependencies
 demo: $(READY) ## Run the whole path on real data: ingest, train, push, serve, stream, score, verify
 	@$(BIN)/tidegauge demo
 
+.PHONY: simulate
+simulate: $(READY) ## Watch the closed loop: drift, retraining, a bad model and its rollback
+	@$(BIN)/tidegauge simulate
+
 .PHONY: test
 test: $(READY) ## Run the tests, with a real Kafka and the real model server
 	@$(BIN)/python -m pytest -q --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder --durations=10

@@ -865,6 +865,35 @@ def schedule(
     raise typer.Exit(scheduler.failed if once else 0)
 
 
+@app.command()
+def simulate(
+    spec: Annotated[Path | None, typer.Option("--spec", help="Another spec than the weather's.")] = None,
+    inputs: Annotated[
+        list[str] | None, typer.Option("--input", help="Its files; those of the weather are shipped.")
+    ] = None,
+    output: Annotated[Path, typer.Option("--output", help="Where everything is written.")] = Path(
+        ".tidegauge/simulation"
+    ),
+    deviations: Annotated[
+        float, typer.Option(help="By so many of their standard deviations the targets rise when the world changes.")
+    ] = 2.0,
+    as_json: AsJson = False,
+) -> None:
+    """Watch the closed loop: months of data in minutes, with a change of the world and a sabotaged model in it.
+
+    Errors rise, drift is told, a retrained model passes the gate and serves, errors fall; then a bad model is pushed,
+    and is rolled back by itself. The exit code is 0 where all of that was so, else 1.
+    """
+    _import_tensorflow()
+    from flows.demo_parts import WEATHER_LOOP_SPEC, WEATHER_SPEC, demo_inputs
+    from flows.simulate import simulate as run
+
+    files = demo_inputs(spec, inputs or ()) if spec else inputs or demo_inputs(WEATHER_SPEC, ())
+    result = run(spec or WEATHER_LOOP_SPEC, files, output=output, deviations=deviations, report=_reporter(as_json))
+    _show(result.document(), as_json, result.lines)
+    raise typer.Exit(0 if result.holds else 1)
+
+
 # --- output ---
 
 

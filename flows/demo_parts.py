@@ -15,12 +15,13 @@ from pathlib import Path
 from deploy.local.kafka import Ports
 from deploy.local.ports import free_port
 from deploy.local.stack import down, up
-from deploy.local.state import default_state_dir, is_claimed
+from deploy.local.state import claim, default_state_dir, is_claimed
 from schemas.errors import BrokerError, InputError, LocalStackError
 from schemas.settings_spec import Kafka
 
 _DEPLOY = Path(__file__).parents[1] / "deploy"
 WEATHER_SPEC = _DEPLOY / "specs" / "weather.yaml"
+WEATHER_LOOP_SPEC = _DEPLOY / "specs" / "weather_loop.yaml"
 
 
 def demo_inputs(spec_file: Path, inputs: Sequence[str]) -> Sequence[str]:
@@ -47,12 +48,13 @@ def demo_folder(output: Path) -> Iterator[dict[str, str]]:
       LocalStackError: the folder holds something else.
     """
     _clear(output)
-    output.mkdir(parents=True)
+    claim(output / "state")  # which says whose folder it is, whatever happens
     try:
         yield {
             "TIDEGAUGE_KAFKA__BOOTSTRAP_SERVERS": f"127.0.0.1:{free_port()}",
             "TIDEGAUGE_SERVING__ADDRESS": f"127.0.0.1:{free_port()}",
             "TIDEGAUGE_PATHS__MODELS": str(output / "models"),
+            "TIDEGAUGE_PATHS__STATE": str(output / "state"),
         }
     finally:
         down(output / "state")

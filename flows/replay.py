@@ -78,7 +78,7 @@ def replay(
     with TopicAdmin(spec.kafka) as admin:
         for warning in prepare_topics(admin, spec, oldest_ms=oldest_ms, now_ms=time.time_ns() // 1_000_000):
             report(warning)
-    with _Sender.to(spec, linger_ms=5 if speed is None else 0, report=report) as sender:
+    with Sender.to(spec, linger_ms=5 if speed is None else 0, report=report) as sender:
         for key, time_ms, payload in zip(history.key, history.time_ms.tolist(), history.payloads(spec), strict=True):
             if speed is not None and oldest_ms is not None:
                 sender.wait_until(began + (time_ms - oldest_ms) / 1_000 / speed)
@@ -108,7 +108,7 @@ def replay_texts(
     with TopicAdmin(spec.kafka) as admin:
         for warning in prepare_topics(admin, spec, oldest_ms=None, now_ms=time.time_ns() // 1_000_000):
             report(warning)
-    with _Sender.to(spec, linger_ms=5, report=report) as sender:
+    with Sender.to(spec, linger_ms=5, report=report) as sender:
         for file in files:
             with open_input(file.path) as opened:
                 for found in source.read(opened, file.path):
@@ -129,7 +129,7 @@ def _document_event(spec: TextSpec, document: Document) -> bytes:
     return orjson.dumps(event)
 
 
-class _Sender:
+class Sender:
     """Sends rows to a stream's topics, and waits for the broker now and then."""
 
     def __init__(self, spec: Spec | TextSpec, producer: KafkaProducer, report: Callable[[str], None]) -> None:
@@ -171,7 +171,7 @@ class _Sender:
         future.add_errback(self._failures.append)
         self._sent += 1
         if self._sent % _FLUSH_EVERY == 0:
-            self._producer.flush(timeout=_FLUSH_TIMEOUT_S)
+            self.flush()
             self._report(f"{self._sent} events sent")
 
     def bury(self, row: DeadRow) -> None:
@@ -181,11 +181,15 @@ class _Sender:
         future.add_errback(self._failures.append)
         self._dead += 1
 
+    def flush(self) -> None:
+        """Waits until the broker has all that was sent."""
+        self._producer.flush(timeout=_FLUSH_TIMEOUT_S)
+
     def wait_until(self, moment: float) -> None:
         """Sends nothing more until then, by the monotonic clock."""
         wait_s = moment - time.monotonic()
         if wait_s > 0:
-            self._producer.flush(timeout=_FLUSH_TIMEOUT_S)
+            self.flush()
             time.sleep(wait_s)
 
     def summary(self, began: float) -> ReplaySummary:

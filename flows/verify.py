@@ -149,11 +149,16 @@ def compare(batch: Callable[[], Iterator[tuple[Place, Window]]], live: Iterator[
     return Parity(equal + different + only_live + len(expected), equal, different, len(expected), only_live, first)
 
 
-def verify_predictions(spec: Spec, folder: DatasetFolder, topic: str) -> Parity:
+def verify_predictions(spec: Spec, folder: DatasetFolder, topic: str, *, after_ms: int | None = None) -> Parity:
     """Compares the digests in a predictions topic with the windows of a dataset, origin for origin.
 
     Only origins that the dataset holds count: a dataset with splits leaves out those without a whole horizon.
 
+    Args:
+      spec: the stream.
+      folder: the dataset.
+      topic: the predictions'.
+      after_ms: only origins after this time count; all when left out.
     Raises:
       DatasetError: the dataset is of other windows than the spec's.
       BrokerError: the topic cannot be read.
@@ -162,6 +167,8 @@ def verify_predictions(spec: Spec, folder: DatasetFolder, topic: str) -> Parity:
     windowing = Windowing(spec)
     digests = {}
     for (key, origin_ms), window in training_windows(folder):
+        if after_ms is not None and origin_ms <= after_ms:
+            continue
         future = window.get("future_values", np.empty((windowing.horizon, 0), np.float32))
         arrays = (window["past_values"], window["past_observed"], future)
         digests[key, origin_ms] = {"window_digest": np.array(window_digests(*(a[None] for a in arrays)))}
