@@ -876,7 +876,7 @@ def simulate(
     ),
     deviations: Annotated[
         float, typer.Option(help="By so many of their standard deviations the targets rise when the world changes.")
-    ] = 2.0,
+    ] = 3.0,
     as_json: AsJson = False,
 ) -> None:
     """Watch the closed loop: months of data in minutes, with a change of the world and a sabotaged model in it.

@@ -43,7 +43,7 @@ MOST = 8
 """So many intervals after it there must be a better model."""
 AFTERWARDS = 3
 """So many are left for the sabotaged model, and for what comes after it."""
-DEVIATIONS = 2.0
+DEVIATIONS = 3.0
 
 PACE_S = 0.02
 """A step of live events takes so long ..."""

@@ -63,6 +63,8 @@ def test_the_loop_finds_a_better_model_and_takes_a_bad_one_back(simulated: tuple
     spec = load_spec(output / "spec.yaml", {})
     records = Registry(spec.paths.models, spec.model_name).records()
     reasons = {(one.event, one.version): one.reason for one in records}
+    refused = [one.reason for one in records if one.event == "refused"]
+    assert any("the gate: skill against persistence" in reason for reason in refused)  # with nothing of the new world
     assert "mae / champion's" in reasons["promoted", result["better"]]
     assert "of persistence's" in reasons["confirmed", result["better"]]
     assert reasons["pushed", result["sabotaged"]] == "a sabotaged model, pushed by hand"
