@@ -107,7 +107,10 @@ class LiveProcesses:
         with broker_errors(topics.input.name):
             while (waiting := self._behind(groups, topics.input.name, topics.input.partitions)) is not None:
                 if time.monotonic() > until:
-                    raise BrokerError(f"{waiting} was not at the end of {topics.input.name} after {PATIENCE_S:g} s")
+                    raise BrokerError(
+                        f"{waiting} was not at the end of {topics.input.name} after {PATIENCE_S:g} s: "
+                        f"see {self._state_dir / 'log'}"
+                    )
                 time.sleep(LOOK_S)
 
     def _behind(self, groups: Sequence[str], topic: str, partitions: int) -> str | None:

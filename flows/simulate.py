@@ -151,7 +151,7 @@ class _Simulation:
                 self._live.start("accuracy", "--from", begin)
                 self._look()
                 if self._registry.champion() is None:
-                    raise ModelError(f"the first model was refused: {self.happened[-1].reason}")
+                    raise ModelError(f"expected a first model to pass the gate, got none: see {state / 'log'}")
                 self._live.start("stream", "--from", begin, "--wait", "60")
             with steps("before the change"):
                 self._go_on(lambda: self._feed.clock_ms >= self.change.time_ms)
