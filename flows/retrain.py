@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from flows.journal import Journal
+from flows.mlflow_log import log_run
 from flows.notify import notify
 from flows.retrain_folders import CARD_FILE, locked, run_folder
 from flows.retrain_plan import Plan, interval_of, plan_of
@@ -182,8 +183,16 @@ def _finish(
         if result.outcome in ("promoted", "refused"):
             told = {"stream": spec.stream.name, "model": spec.model_name, **result.document()}
             notify(spec.retrain.notify, "promoted" if result.outcome == "promoted" else "refused", told)
+            if spec.retrain.mlflow is not None and result.final:
+                log_run(spec.retrain.mlflow, spec.model_name, _record(spec, result), card)
     journal.note(outcome=result.document())
     return result
+
+
+def _record(spec: Spec, result: RetrainResult) -> Record:
+    """The registry's record of a result that is final."""
+    records = reversed(Registry(spec.paths.models, spec.model_name).records())
+    return next(one for one in records if (one.event, one.interval) == (result.outcome, result.interval))
 
 
 def _record_refusal(spec: Spec, folder: Path, steps: Steps, result: RetrainResult) -> None:

@@ -76,6 +76,15 @@ class Notify(Section):
     """Of either."""
 
 
+class Mlflow(Section):
+    """An MLflow server that keeps the runs too. Its password comes from MLflow's own environment variables."""
+
+    tracking_uri: Annotated[str, Field(pattern=r"^\S+$")]
+    """Such as `https://mlflow.example`."""
+    experiment: Annotated[str, Field(min_length=1)] | None = None
+    """Named after the model when left out."""
+
+
 class Retrain(Section):
     """`tidegauge retrain`: when, on what, and what a new model must do to be served."""
 
@@ -95,6 +104,7 @@ class Retrain(Section):
     canary: Canary = Canary()
     retain: Retain = Retain()
     notify: Notify = Notify()
+    mlflow: Mlflow | None = None
     probation: Probation | None = None
     schedule: Schedule | None = None
 
