@@ -46,10 +46,10 @@ def log_run(settings: Mlflow, model: str, record: Record, card: Path) -> bool:
         if client.search_runs([experiment], logged, max_results=1):
             return True
         begun = client.create_run(experiment, run_name=run, tags={_RUN_TAG: run, **_tags(record)}).info.run_id
-        for key, value in _metrics(record.metrics):
-            client.log_metric(begun, key, value)
-        for key, value in _parameters(record):
-            client.log_param(begun, key, value)
+        for key, score in _metrics(record.metrics):
+            client.log_metric(begun, key, score)
+        for key, text in _parameters(record):
+            client.log_param(begun, key, text)
         client.log_artifact(begun, str(card))
         client.set_terminated(begun)
     except (MlflowException, OSError) as exc:

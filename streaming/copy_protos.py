@@ -19,8 +19,10 @@ raise ModuleNotFoundError("this installation has only the protobuf modules of Te
 
 
 def copy_protos(site_packages: Path) -> list[Path]:
-    """Copies the modules. Returns their paths, relative to `site_packages`.
+    """Copies the modules, which are all of TensorFlow that this process has imported: it must be one of its own.
 
+    Returns:
+      Their paths, relative to `site_packages`.
     Raises:
       ModuleNotFoundError: TensorFlow or what the consumer needs is not there.
     """

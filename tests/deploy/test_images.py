@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 
 from deploy.images.build import IMAGES
-from streaming.copy_protos import copy_protos
 
 CHECKOUT = Path(__file__).parents[2]
 FILES = CHECKOUT / "deploy" / "images"
@@ -56,7 +55,9 @@ def test_a_build_finds_what_it_copies(image: str) -> None:
 
 def test_the_consumer_needs_only_the_protobuf_modules_that_are_copied(tmp_path: Path) -> None:
     """In a process of its own, whose TensorFlow is the copy."""
-    copied = copy_protos(tmp_path)
+    copy = [sys.executable, "-m", "streaming.copy_protos", str(tmp_path)]
+    subprocess.run(copy, check=True, capture_output=True, env=os.environ | {"PYTHONPATH": str(CHECKOUT)})
+    copied = list(tmp_path.rglob("*.*"))
     assert all(path.name.endswith(("_pb2.py", "__init__.py")) for path in copied)
     assert sum(path.stat().st_size for path in tmp_path.rglob("*.py")) < 1_000_000
     program = """

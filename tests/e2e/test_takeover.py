@@ -143,9 +143,9 @@ def test_partitions_that_nobody_has_are_taken(live: LiveStream, monkeypatch: pyt
         former.poll(timeout_ms=100)
     former.close(autocommit=False)
     send(live, history(42, 100, "xyz"))
-    monkeypatch.setattr("streaming.consumer.ORPHANS_S", 0.5)
+    monkeypatch.setattr("streaming.group_loop.ORPHANS_S", 0.5)
     counts, said = run(live.spec)
-    assert any("nobody has the partitions [0, 1, 2]" in line for line in said)
+    assert any(f"nobody has {live.spec.topics.input.name} [0, 1, 2]" in line for line in said)
     assert counts["in"] == 100
 
 
@@ -170,7 +170,7 @@ def test_commits_that_fail_are_done_again(
     """Going back to the last commit restores the windows that have been restored before."""
     live = live_with(kafka={"max_poll_records": 50})
     send(live, history(43, 400, "xyz"))
-    monkeypatch.setattr("streaming.consumer.Transactions", Stumbling)
+    monkeypatch.setattr("streaming.group_loop.Transactions", Stumbling)
     counts, said = run(live.spec)
     assert sum("going back to the last commit" in line for line in said) > 2
     assert counts["in"] == 400

@@ -216,7 +216,7 @@ def test_the_absolute_step_moves_the_cuts(cacheable: tuple[Spec, Any, dict[str, 
         ({"channels": "independent"}, "expected channels together, got independent"),
         ({"anchor": "mean"}, "expected anchor last or none, got mean"),
         ({"reversible": True}, "expected reversible false"),
-        ({"heads": 3}, "expected units that are a multiple of the 3 heads, got 8"),
+        ({"heads": 3}, "heads must divide units; 3 does not divide 8"),
     ],
 )
 def test_a_cacheable_model_that_looks_at_the_window_is_refused(model: dict[str, Any], message: str) -> None:
