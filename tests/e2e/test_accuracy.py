@@ -160,6 +160,7 @@ def test_it_equals_the_batch_evaluation(live_with: Callable[..., LiveStream], tm
         check(told["by_key"][key], batch["by_key"][key])
 
 
+@pytest.mark.slow
 def test_drift_is_told_once_and_not_without_a_change(live_with: Callable[..., LiveStream], models: Models) -> None:
     """Values and errors that change; the same triggers where the process is killed in between."""
     drift = {"block": 20, "input": {"blocks": 4, "least": 60}}
@@ -226,6 +227,7 @@ def test_killed_at_random_moments(live_with: Callable[..., LiveStream]) -> None:
     assert_scored_once(live)
 
 
+@pytest.mark.slow
 def test_reissued_predictions_count_once(live: LiveStream) -> None:
     """A group that starts again predicts all again: what was said first is what is scored."""
     send(live, history(43, 300, "xy"))
