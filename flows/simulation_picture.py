@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,6 +12,9 @@ from flows.live_errors import LiveErrors
 from flows.simulation_result import SimulationResult
 from schemas.prediction import Role
 from schemas.spec import Spec
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 _DAY_MS = 86_400_000
 _COLOURS = {"promoted": "tab:green", "pushed": "tab:red", "rolled_back": "tab:blue", "refused": "0.6"}
@@ -47,16 +51,7 @@ def draw_simulation(spec: Spec, result: SimulationResult, errors: LiveErrors, pa
     above.axvspan(_date(result.change_ms), _date(result.end_ms), color="tab:red", alpha=0.05, label="after the change")
     for trigger in result.triggers:
         above.axvline(_date(trigger.time_ms), color="tab:purple", linewidth=0.8, linestyle=":")
-        above.annotate(
-            f"drift: {trigger.feature or 'errors'}",
-            (_date(trigger.time_ms), 1),
-            xycoords=("data", "axes fraction"),
-            rotation=90,
-            va="top",
-            ha="right",
-            fontsize=7,
-            color="tab:purple",
-        )
+        _name(above, trigger.time_ms, f"drift: {trigger.feature or 'errors'}", "tab:purple")
     above.set_ylabel(f"live MAE by day\n{result.target}")
     above.set_yscale("log")  # a bad model errs many times as much
     above.yaxis.set_major_locator(ticker.LogLocator(base=10, subs=(1, 2, 5)))
@@ -74,23 +69,28 @@ def draw_simulation(spec: Spec, result: SimulationResult, errors: LiveErrors, pa
     for happening in result.happened:
         if happening.event in _COLOURS:
             below.axvline(_date(happening.time_ms), color=_COLOURS[happening.event], linewidth=1)
-            below.annotate(
-                happening.event.replace("_", " "),
-                (_date(happening.time_ms), 1),
-                xycoords=("data", "axes fraction"),
-                rotation=90,
-                va="top",
-                ha="right",
-                fontsize=7,
-                color=_COLOURS[happening.event],
-                bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
-            )
+            _name(below, happening.time_ms, happening.event.replace("_", " "), _COLOURS[happening.event])
     below.set_yticks(versions)
     below.set_ylim(versions.min() - 0.6, versions.max() + 0.6)
     below.set_ylabel("version\nthat answers")
     below.margins(x=0.01)
     figure.savefig(path, dpi=110)
     plt.close(figure)
+
+
+def _name(axes: Axes, time_ms: int, text: str, colour: str) -> None:
+    """Writes down what happened at a moment."""
+    axes.annotate(
+        text,
+        (_date(time_ms), 1),
+        xycoords=("data", "axes fraction"),
+        rotation=90,
+        va="top",
+        ha="right",
+        fontsize=7,
+        color=colour,
+        bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
+    )
 
 
 def _date(time_ms: int) -> datetime:

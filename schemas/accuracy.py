@@ -21,14 +21,14 @@ coverage is `coverage`; they are left out where it had none. A reader must ignor
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from schemas.prediction import EventHeaders, ModelVersion, Role
+from schemas.prediction import ModelVersion, RecordWriter, Role
 from schemas.spec import Spec
 
 SCHEMA_VERSION = 1
@@ -60,30 +60,27 @@ class ScoredPrediction:
     coverage: float | None = None
 
 
-class AccuracyWriter:
-    """Turns the scored predictions of one stream into record values and headers."""
+class AccuracyWriter(RecordWriter[ScoredPrediction]):
+    """Writes the scored predictions of one stream."""
+
+    event_type = EVENT_TYPE
 
     def __init__(self, spec: Spec) -> None:
-        self._stream, self._step_ms = spec.stream.name, spec.grid.step
-        self._headers = EventHeaders(EVENT_TYPE, spec.stream.name, "application/json")
+        super().__init__(spec.stream.name)
+        self._step_ms = spec.grid.step
 
-    def value(self, scored: ScoredPrediction) -> bytes:
-        """The record's value: JSON, floats with the fewest digits that give the same float32."""
-        document = {
+    def document(self, scored: ScoredPrediction) -> dict[str, Any]:
+        """What the value says; numbers of numpy among it."""
+        return {
             "schema_version": SCHEMA_VERSION,
             "stream": self._stream,
             "key": scored.key,
             "origin_ms": scored.origin_ms,
             "step_ms": self._step_ms,
-            "model": {
-                "name": scored.model.name,
-                "version": scored.model.version,
-                "window_fingerprint": scored.model.window_fingerprint,
-            },
+            "model": asdict(scored.model),
             "role": scored.role,
             "targets": [self._target(scored, column) for column in range(len(scored.targets))],
         }
-        return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
 
     @staticmethod
     def _target(scored: ScoredPrediction, column: int) -> dict[str, Any]:

@@ -118,32 +118,47 @@ def document_id(stream: str, source: str, model: str, role: str) -> str:
     return hashlib.blake2b(orjson.dumps([stream, source, model, role]), digest_size=16).hexdigest()
 
 
+P = TypeVar("P")
 W = TypeVar("W", bound=WindowPrediction)
 
 
-class WindowPredictionWriter(ABC, Generic[W]):
-    """Turns the predictions of windows of one stream into record values, here JSON, and headers."""
+class RecordWriter(ABC, Generic[P]):
+    """Turns the predictions of one stream, or what is said of them, into record values, here JSON, and headers."""
 
     content_type = "application/json"
     event_type: str
 
-    def __init__(self, spec: Spec) -> None:
-        self._stream = spec.stream.name
-        self._step_ms = spec.grid.step
-        self._headers = EventHeaders(self.event_type, spec.stream.name, self.content_type)
+    def __init__(self, stream: str) -> None:
+        self._stream = stream
+        self._headers = EventHeaders(self.event_type, stream, self.content_type)
 
-    def values(self, predictions: Sequence[W]) -> list[bytes]:
+    def values(self, predictions: Sequence[P]) -> list[bytes]:
         """The value of each one's record: JSON, floats with the fewest digits that give the same float32."""
         return [orjson.dumps(self.document(one), option=orjson.OPT_SERIALIZE_NUMPY) for one in predictions]
 
-    def value(self, prediction: W) -> bytes:
+    def value(self, prediction: P) -> bytes:
         """The value of one's record."""
         [value] = self.values([prediction])
         return value
 
+    @abstractmethod
+    def document(self, prediction: P, /) -> dict[str, Any]:
+        """What the value says; numbers of numpy among it."""
+
+    @abstractmethod
+    def headers(self, prediction: P, /) -> list[tuple[str, bytes]]:
+        """CloudEvents headers (binary mode), and the model's name and version."""
+
+
+class WindowPredictionWriter(RecordWriter[W]):
+    """Writes the predictions of windows of one stream."""
+
+    def __init__(self, spec: Spec) -> None:
+        super().__init__(spec.stream.name)
+        self._step_ms = spec.grid.step
+
     def document(self, prediction: W) -> dict[str, Any]:
         """What the value says; numbers of numpy among it."""
-        model = prediction.model
         return {
             "schema_version": SCHEMA_VERSION,
             "stream": self._stream,
@@ -153,11 +168,7 @@ class WindowPredictionWriter(ABC, Generic[W]):
             **self._said(prediction),
             "observed_fraction": prediction.observed_fraction,
             "window_digest": prediction.window_digest,
-            "model": {
-                "name": model.name,
-                "version": model.version,
-                "window_fingerprint": model.window_fingerprint,
-            },
+            "model": asdict(prediction.model),
             "role": prediction.role,
             "latency_ms": prediction.latency_ms,
         }

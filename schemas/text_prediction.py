@@ -14,15 +14,13 @@ which add up to 1; `time_ms` is the record's time. For the rest see `schemas.pre
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import orjson
 from numpy.typing import NDArray
 
-from schemas.prediction import SCHEMA_VERSION, EventHeaders, ModelVersion, Role, document_id
+from schemas.prediction import SCHEMA_VERSION, ModelVersion, RecordWriter, Role, document_id
 from schemas.text_spec import TextSpec
 
 TEXT_EVENT_TYPE = "tidegauge.text-prediction.v1"
@@ -52,29 +50,16 @@ class TextPrediction:
         return document_id(stream, self.origin, self.model.name, self.role)
 
 
-class TextPredictionWriter:
-    """Turns the predictions of one stream of texts into record values, here JSON, and headers."""
+class TextPredictionWriter(RecordWriter[TextPrediction]):
+    """Writes the predictions of one stream of texts."""
 
-    content_type = "application/json"
+    event_type = TEXT_EVENT_TYPE
 
     def __init__(self, spec: TextSpec) -> None:
-        self._stream = spec.stream.name
-        self._headers = EventHeaders(TEXT_EVENT_TYPE, spec.stream.name, self.content_type)
-
-    def values(self, predictions: Sequence[TextPrediction]) -> list[bytes]:
-        """The value of each one's record: JSON, floats with the fewest digits that give the same float32."""
-        return [
-            orjson.dumps(self.document(prediction), option=orjson.OPT_SERIALIZE_NUMPY) for prediction in predictions
-        ]
-
-    def value(self, prediction: TextPrediction) -> bytes:
-        """The value of one's record."""
-        [value] = self.values([prediction])
-        return value
+        super().__init__(spec.stream.name)
 
     def document(self, prediction: TextPrediction) -> dict[str, Any]:
         """What the value says; numbers of numpy among it."""
-        model = prediction.model
         return {
             "schema_version": SCHEMA_VERSION,
             "stream": self._stream,
@@ -83,11 +68,7 @@ class TextPredictionWriter:
             "time_ms": prediction.record_ms,
             "label": prediction.label,
             "scores": dict(zip(prediction.classes, prediction.scores, strict=True)),
-            "model": {
-                "name": model.name,
-                "version": model.version,
-                "window_fingerprint": model.window_fingerprint,
-            },
+            "model": asdict(prediction.model),
             "role": prediction.role,
             "latency_ms": prediction.latency_ms,
         }

@@ -13,7 +13,7 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Required, TypedDict, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,6 +89,20 @@ class Arrivals:
                 start = end
 
 
+class Beginning(TypedDict, total=False):
+    """Where an `EventPartition` begins: its arguments but for what it is of."""
+
+    name: Required[str]
+    partitions: Required[int]
+    start_offset: Required[int]
+    live_from: Required[int]
+    clock_ms: int | None
+    refused: frozenset[int]
+    whole_from_ms: int | None
+    keys: Mapping[str, KeyState] | None
+    seeded: bool
+
+
 class EventPartition(ABC, Generic[S]):
     """The keys and the clock of one partition.
 
@@ -152,11 +166,6 @@ class EventPartition(ABC, Generic[S]):
     def clock_ms(self) -> int | None:
         """The greatest event time seen, epoch milliseconds."""
         return self._clock_ms
-
-    @property
-    def is_live(self) -> bool:
-        """Whether the replay is over."""
-        return self.next_offset >= self.live_from
 
     # --- what a partition is for ---
 

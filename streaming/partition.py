@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
+from typing import Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,7 @@ from pipelines.kernels.windowing import KeyState, Windowing, Windows
 from schemas.event import EventReader
 from schemas.spec import Spec
 from streaming.checkpoint import Checkpoint
-from streaming.event_partition import Arrivals, EventPartition, EventStage
+from streaming.event_partition import Arrivals, Beginning, EventPartition, EventStage
 from streaming.stage import Record
 from streaming.traces import Traces
 
@@ -24,20 +25,26 @@ from streaming.traces import Traces
 class WindowStage(EventStage):
     """What a batch of records changes and yields, before it is committed."""
 
-    clock_ms: int | None
-    whole_from_ms: int | None
-    states: dict[str, KeyState] = field(default_factory=dict)
     windows: list[tuple[str, Windows]] = field(default_factory=list)
     parents: Mapping[tuple[str, int], bytes] = field(default_factory=dict)
     """The trace context of the event that closed a window, by the window's key and origin in milliseconds."""
-    refused: list[int] = field(default_factory=list)
-    """Offsets of events that were too far ahead of the wall clock."""
     saved: set[str] = field(default_factory=set)
     """Keys whose rows in the changelog are written with it."""
 
 
 class Partition(EventPartition[WindowStage]):
-    """The windows of the keys of one partition."""
+    """The windows of the keys of one partition.
+
+    A window that reaches back before `whole_from_ms` is not predicted: it is counted as warming.
+
+    Args:
+      spec: the stream's spec.
+      windowing: its kernels.
+      reader: reads its events.
+      whole_keys: keys none of whose events are missing, whatever `whole_from_ms` says.
+      has_changelog: keep account of which keys have yet to be written to the changelog.
+      beginning: the rest is as for `EventPartition`.
+    """
 
     def __init__(
         self,
@@ -45,55 +52,17 @@ class Partition(EventPartition[WindowStage]):
         windowing: Windowing,
         reader: EventReader,
         *,
-        name: str,
-        partitions: int,
-        start_offset: int,
-        live_from: int,
-        clock_ms: int | None = None,
-        refused: frozenset[int] = frozenset(),
-        whole_from_ms: int | None = None,
-        keys: Mapping[str, KeyState] | None = None,
-        seeded: bool = False,
         whole_keys: frozenset[str] = frozenset(),
         has_changelog: bool = False,
+        **beginning: Unpack[Beginning],
     ) -> None:
-        """Starts a partition, without keys unless it is given some; what is not told here is as in `EventPartition`.
-
-        Args:
-          spec: the stream's spec.
-          windowing: its kernels.
-          reader: reads its events.
-          name: of the partition.
-          partitions: how many the topic has.
-          start_offset: where it starts.
-          live_from: where its output does.
-          clock_ms: its clock.
-          refused: offsets of events.
-          whole_from_ms: a window that reaches back before it is not predicted: it is counted as warming.
-          keys: states at `start_offset`.
-          seeded: where they came from.
-          whole_keys: keys none of whose events are missing, whatever `whole_from_ms` says.
-          has_changelog: keep account of which keys have yet to be written to the changelog.
-        """
         self._windowing = windowing
         self._traces = Traces(spec)
         self._needed_ms = (spec.window.past + spec.grid.max_gap) * spec.grid.step
         self._whole_keys = whole_keys
         self._has_changelog = has_changelog
-        super().__init__(
-            spec,
-            reader,
-            name=name,
-            partitions=partitions,
-            start_offset=start_offset,
-            live_from=live_from,
-            clock_ms=clock_ms,
-            refused=refused,
-            whole_from_ms=whole_from_ms,
-            keys=keys,
-            seeded=seeded,
-        )
-        self._unsaved = set(self._keys) if seeded and has_changelog else set()
+        super().__init__(spec, reader, **beginning)
+        self._unsaved = set(self._keys) if beginning.get("seeded") and has_changelog else set()
 
     def stage(self, records: Sequence[Record], now_ms: int) -> WindowStage:
         """Works out what `records`, the partition's next ones in order, change and yield.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ from pipelines.kernels.grid import NO_POSITION, Events, Grid, Int64, Outcome, St
 from pipelines.kernels.windowing import KeyState
 from schemas.event import EventReader
 from schemas.spec import Spec
-from streaming.event_partition import Arrivals, EventPartition, EventStage
+from streaming.event_partition import Arrivals, Beginning, EventPartition, EventStage
 from streaming.stage import Record
 
 
@@ -79,7 +79,7 @@ class ActualsPartition(EventPartition[EventStage]):
       take: is given what is closed, replayed or not.
       forget: is given keys that are remembered no longer.
       lowest: tells the lowest position that what was taken still needs, of this partition.
-      settings: the rest is as for `EventPartition`.
+      beginning: the rest is as for `EventPartition`.
     """
 
     def __init__(
@@ -92,11 +92,11 @@ class ActualsPartition(EventPartition[EventStage]):
         take: Callable[[Closed], None],
         forget: Callable[[set[str]], None],
         lowest: Callable[[int], int],
-        **settings: Any,
+        **beginning: Unpack[Beginning],
     ) -> None:
         self._kernel, self._number, self._block_steps = kernel, number, block_steps
         self._take, self._forget, self._lowest_taken = take, forget, lowest
-        super().__init__(spec, EventReader(spec), **settings)
+        super().__init__(spec, EventReader(spec), **beginning)
         self._refused_so_far = set(self._refused)
         self._refused_before_live = frozenset(self._refused)
 

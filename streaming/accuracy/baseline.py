@@ -18,7 +18,6 @@ from schemas.spec import Spec
 class Baseline:
     """The distributions of features, and the standard deviations of the targets, float64 (target,)."""
 
-    version: int
     sketches: dict[str, Sketch]
     deviation: np.ndarray[tuple[int], np.dtype[np.float64]]
 
@@ -41,7 +40,6 @@ class Baselines:
             return None
         deviations = (statistics.features[name].std if name in statistics.features else 0.0 for name in self._targets)
         return Baseline(
-            version,
             {
                 name: Sketch(counts.bits, np.array(counts.bucket, np.int64), np.array(counts.count, np.int64))
                 for name, counts in statistics.sketches.items()

@@ -19,8 +19,6 @@ from streaming.checkpoint import Checkpoint
 from streaming.stage import Record, Stage
 
 Float32 = NDArray[np.float32]
-Series = tuple[str, str, Role]
-"""A key, a model and a role: the predictions of one series come in the order of their origins."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +37,6 @@ class Forecast:
     offset: int
     coverage: float | None
     cells: bytes
-
-    @property
-    def series(self) -> Series:
-        """Which predictions it is one of."""
-        return self.key, self.model.name, self.role
 
 
 class NotScored(Exception):
@@ -117,11 +110,6 @@ class ForecastReader:
         return self._bounds[names]
 
 
-@dataclass(slots=True, kw_only=True)
-class ForecastStage(Stage):
-    """The predictions of a batch."""
-
-
 class ForecastPartition:
     """One partition of the predictions topic.
 
@@ -158,7 +146,7 @@ class ForecastPartition:
         """Nothing: what is remembered of a key is in the join."""
         return {}
 
-    def stage(self, records: Sequence[Record], now_ms: int) -> ForecastStage:  # noqa: ARG002 (predictions have a past)
+    def stage(self, records: Sequence[Record], now_ms: int) -> Stage:  # noqa: ARG002 (predictions have a past)
         """Reads the next records."""
         stage = self.idle(records[-1].offset + 1)
         stage.counts["predictions"] = len(records)
@@ -175,15 +163,15 @@ class ForecastPartition:
         """Reads records that were read before."""
         self.apply(self.stage(records, 0))
 
-    def idle(self, position: int = 0) -> ForecastStage:
+    def idle(self, position: int = 0) -> Stage:
         """A stage of no records."""
-        return ForecastStage(next_offset=max(self.next_offset, position))
+        return Stage(next_offset=max(self.next_offset, position))
 
-    def apply(self, stage: ForecastStage) -> None:
+    def apply(self, stage: Stage) -> None:
         """Moves on."""
         self.next_offset = stage.next_offset
 
-    def checkpoint(self, stage: ForecastStage, notes: Mapping[str, Any] | None = None) -> Checkpoint:
+    def checkpoint(self, stage: Stage, notes: Mapping[str, Any] | None = None) -> Checkpoint:
         """Where the partition will stand once `stage` is applied."""
         return Checkpoint(
             offset=stage.next_offset,

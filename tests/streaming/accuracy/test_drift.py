@@ -30,10 +30,10 @@ def spec(**drift: object) -> Spec:
     return tiny_spec(accuracy={"drift": DRIFT | drift})
 
 
-def baseline(version: int) -> Baseline:
+def baseline(_version: int) -> Baseline:
     rng = np.random.default_rng(0)
     sketches = {name: Sketch.of(rng.normal(10, 3, 2_000).astype(np.float32)) for name in ("load", "heat")}
-    return Baseline(version, sketches, np.array([2.0]))
+    return Baseline(sketches, np.array([2.0]))
 
 
 def closed(block: int, load: float, partition: int = 0) -> Closed:
