@@ -119,6 +119,11 @@ bench-streaming: $(READY) ## Measure the live path with a real Kafka: restarts, 
 	@mkdir -p build
 	@$(BIN)/python -m tests.benchmarks.bench_streaming --json build/bench-streaming.json
 
+.PHONY: bench-capacity
+bench-capacity: $(READY) ## Measure what `tidegauge capacity` counts with, for --costs (goes on where it was stopped)
+	@mkdir -p build
+	@$(BIN)/python -m tests.benchmarks.bench_capacity --work build/bench-capacity.json --output build/costs.json
+
 .PHONY: lock
 lock: ## Resolve the dependencies again (needs uv)
 	uv pip compile pyproject.toml --all-extras $(LOCKED) --output-file requirements.lock

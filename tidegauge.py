@@ -894,6 +894,50 @@ def simulate(
     raise typer.Exit(0 if result.holds else 1)
 
 
+@app.command()
+def capacity(
+    events: Annotated[
+        float, typer.Option("--events-per-second", metavar="N", min=0.001, help="Of the whole stream, such as 1e5.")
+    ],
+    keys: Annotated[float, typer.Option("--keys", metavar="N", min=1, help="That send them.")],
+    spec: Annotated[
+        Path | None,
+        typer.Option("--spec", help="Of the stream; without it windows of 64 steps of 5 features, 24 ahead, an LSTM."),
+    ] = None,
+    costs: Annotated[
+        Path | None, typer.Option("--costs", help="What `make bench-capacity` wrote; what we measured when left out.")
+    ] = None,
+    window_us: Annotated[
+        float | None,
+        typer.Option(min=0, help="What your model takes of one core for a window, in microseconds."),
+    ] = None,
+    utilisation: Annotated[
+        float, typer.Option(min=0.01, max=1, help="The share of the time that parts may be busy.")
+    ] = 0.7,
+    consumer_mib: Annotated[float, typer.Option(min=1, help="Memory of one consumer, in MiB.")] = 2048,
+    server_cores: Annotated[int, typer.Option(min=1, help="Of one model server.")] = 4,
+    replication: Annotated[int, typer.Option(min=1, help="Of the topics.")] = 3,
+    as_json: AsJson = False,
+) -> None:
+    """Tell how many partitions, consumers, model servers, brokers and Flink slots a load takes."""
+    from deploy.capacity.account import account
+    from deploy.capacity.costs import load_costs
+    from deploy.capacity.sizes import Limits, sizes
+    from deploy.capacity.work import Load, Work, work_of
+    from schemas.spec import load_spec
+
+    measured, work = load_costs(costs), work_of(load_spec(spec)) if spec else Work()
+    limits = Limits(
+        utilisation=utilisation,
+        consumer_bytes=consumer_mib * 2**20,
+        server_cores=server_cores,
+        replication=replication,
+        window_us=window_us,
+    )
+    found = sizes(Load(events_per_s=events, keys=keys), work, measured, limits)
+    _show(asdict(found), as_json, lambda: account(found, measured, limits))
+
+
 # --- output ---
 
 

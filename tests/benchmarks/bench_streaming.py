@@ -86,7 +86,7 @@ def replay(bench: Bench) -> dict[str, Any]:
     parts = [TopicPartition(stream.spec.topics.input.name, number) for number in range(4)]
     rounds = []
     for _ in range(bench.repeat):
-        bare_s, restored_s = _bare(stream.spec, parts), _restored(stream.spec, parts)
+        bare_s, restored_s = _bare(stream.spec, parts), restored(stream.spec, parts)
         rounds.append(
             {"bare_per_s": count / bare_s, "replay_per_s": count / restored_s, "replay_over_bare": bare_s / restored_s}
         )
@@ -115,7 +115,7 @@ def _bare(spec: Spec, parts: Sequence[TopicPartition]) -> float:
     return took
 
 
-def _restored(spec: Spec, parts: Sequence[TopicPartition]) -> float:
+def restored(spec: Spec, parts: Sequence[TopicPartition]) -> float:
     windowing, reader = Windowing(spec), EventReader(spec)
     restorer = Restorer(spec.kafka, "bench", lambda _: None)
     consumer = connect(KafkaConsumer, spec.kafka)

@@ -1,4 +1,6 @@
-"""A model server that answers at once: every forecast is 0. It takes the model's own time out of a measurement.
+"""A model server that answers at once, always with the same random numbers.
+
+It takes the model's own time out of a measurement.
 
 python -m tests.benchmarks.instant_model SPEC PORT
 """
@@ -28,6 +30,7 @@ UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_le
 def serve(spec: Spec, port: int) -> grpc.Server:
     """Starts the server."""
     shape = (spec.window.horizon, len(spec.targets))
+    forecasts = np.random.default_rng(0).normal(size=(spec.serving.max_batch, *shape)).astype(np.float32)
 
     def answer(outputs: dict[str, np.ndarray[Any, Any]]) -> PredictResponse:
         response = PredictResponse()
@@ -42,7 +45,7 @@ def serve(spec: Spec, port: int) -> grpc.Server:
             fingerprint = np.array([spec.window_fingerprint.encode()], dtype=object)
             return answer({"window_fingerprint": fingerprint, "spec_json": np.array([b"{}"], dtype=object)})
         rows = request.inputs["past_values"].tensor_shape.dim[0].size
-        return answer({"mean": np.zeros((rows, *shape), np.float32)})
+        return answer({"mean": forecasts[:rows]})
 
     def status(request: GetModelStatusRequest, context: Any) -> GetModelStatusResponse:
         response = GetModelStatusResponse()

@@ -55,6 +55,7 @@ class Bench:
         features: int,
         past: int,
         horizon: int = 24,
+        stride: int = 1,
         partitions: int = 4,
         model: Mapping[str, Any] | None = None,
         array: bool = False,
@@ -73,7 +74,7 @@ class Bench:
                 else [{"name": f"f{n}", "role": "past" if n else "target"} for n in range(features)],
             },
             "grid": {"step": f"{STEP_MS}ms", "regular": True, "max_disorder": "1h"},
-            "window": {"past": past, "horizon": horizon},
+            "window": {"past": past, "horizon": horizon, "stride": stride},
             "kafka": {"bootstrap_servers": self.bootstrap, "input": {"name": name, "partitions": partitions}, **kafka},
             "serving": {"address": f"127.0.0.1:{free_port()}"},
             "paths": {"models": str(self.folder / "models")},
@@ -191,7 +192,8 @@ class Stream:
         The first quarter is left out, in which it starts and joins its group.
 
         Returns:
-          Events a second of time, and microseconds of processor time an event, of all its processes.
+          Events a second of time, microseconds of processor time an event, of all its processes, and at the end
+          resident memory of the first.
         """
         watcher = connect(KafkaConsumer, self.spec.kafka, group_id=self.spec.group, enable_auto_commit=False)
         partitions = [
@@ -210,11 +212,16 @@ class Stream:
 
         try:
             first, last = wait(events // 4), wait(events)
+            resident_mb = consumer.memory_mb("VmRSS")
         finally:
             consumer.kill()
             watcher.close(timeout_ms=1_000)
         count = last[0] - first[0]
-        return {"per_s": count / (last[1] - first[1]), "cpu_us": (last[2] - first[2]) / count * 1e6}
+        return {
+            "per_s": count / (last[1] - first[1]),
+            "cpu_us": (last[2] - first[2]) / count * 1e6,
+            "resident_mb": resident_mb,
+        }
 
     def committed(self) -> int:
         """How many predictions there are, as a reader of committed records sees it."""

@@ -1,6 +1,6 @@
 """A model as the spec says, exported without training: how good it is does not matter where only time is measured.
 
-python -m tests.benchmarks.untrained_model SPEC
+python -m tests.benchmarks.untrained_model SPEC ...
 """
 
 from __future__ import annotations
@@ -27,4 +27,5 @@ def push(spec: Spec) -> int:
 
 
 if __name__ == "__main__":
-    print(push(load_spec(sys.argv[1])))
+    for file in sys.argv[1:]:
+        print(push(load_spec(file)))

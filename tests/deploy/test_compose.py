@@ -89,7 +89,7 @@ def test_everything_that_is_mounted_is_there() -> None:
         assert (DEPLOY / config["file"]).is_file()
 
 
-@pytest.mark.parametrize("name", ["serving-config", "tensorflow-serving", "consumer", "scheduler", "batch"])
+@pytest.mark.parametrize("name", ["serving-config", "tensorflow-serving", "consumer", "accuracy", "scheduler", "batch"])
 def test_commands_are_ones_that_our_programs_take(name: str) -> None:
     check_command(program_of(name))
 
@@ -119,11 +119,12 @@ def test_the_model_servers_flags_are_those_of_serving_config(spec: Spec, tmp_pat
 
 
 def test_prometheus_scrapes_what_the_services_tell() -> None:
-    consumers, servers = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())["scrape_configs"]
-    [found] = consumers["dns_sd_configs"]
-    stream = program_of("consumer")
-    assert found["names"] == ["consumer"]
-    assert str(found["port"]) == stream[stream.index("--metrics-port") + 1] == SERVICES["consumer"]["expose"][0]
+    *ours, servers = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())["scrape_configs"]
+    for name, job in zip(("consumer", "accuracy"), ours, strict=True):
+        [found] = job["dns_sd_configs"]
+        program = program_of(name)
+        assert found["names"] == [name]
+        assert str(found["port"]) == program[program.index("--metrics-port") + 1] == SERVICES[name]["expose"][0]
     [found] = servers["dns_sd_configs"]
     assert found["names"] == ["model-server"]
     assert f"--rest_api_port={found['port']}" in SERVICES["model-server"]["command"]

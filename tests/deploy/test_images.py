@@ -95,7 +95,13 @@ def test_the_wheel_is_whole(tmp_path: Path) -> None:
     modules = {str(path.relative_to(CHECKOUT)) for room in ROOMS for path in (CHECKOUT / room).rglob("*.py")}
     assert modules <= held
     read = ["schemas/*.yaml", "schemas/avro/*.avsc", "models/*.jinja", "pipelines/kernels/*.json"]
-    read += ["deploy/specs/*.yaml", "deploy/data/*.gz", "deploy/local/*.properties", "deploy/local/*/*.toml"]
+    read += [
+        "deploy/capacity/*.json",
+        "deploy/specs/*.yaml",
+        "deploy/data/*.gz",
+        "deploy/local/*.properties",
+        "deploy/local/*/*.toml",
+    ]
     for pattern in read:
         files = {str(path.relative_to(CHECKOUT)) for path in CHECKOUT.glob(pattern)}
         assert files

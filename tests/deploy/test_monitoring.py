@@ -16,9 +16,11 @@ import pytest
 import yaml
 
 from deploy.local.ports import free_port
+from streaming.accuracy.metrics import AccuracyCollector
 from streaming.metrics import LiveCollector, MetricsServer
 from streaming.model_server.config_protos import METRICS_PATH
 from streaming.model_server.metrics import Metrics
+from tests.streaming.accuracy.test_metrics import scoring
 from tests.streaming.test_metrics import busy
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -28,15 +30,16 @@ ALERTS = [rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule
 DASHBOARD = json.loads((DEPLOY / "grafana" / "dashboards" / "tidegauge.json").read_text())
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 QUERIES = [target["expr"].replace("$__rate_interval", "1m") for panel in PANELS for target in panel["targets"]]
+TOLD = [*LiveCollector(busy()).collect(), *AccuracyCollector(scoring()).collect()]
 SERVER_METRICS = re.findall(r"^# TYPE (\S+) (\w+)$", Metrics().text(), re.MULTILINE)
 
 
 def samples() -> dict[str, set[str]]:
-    """The names of all samples that consumers and model servers tell, and the labels of each."""
+    """The names of all samples that our processes tell, and the labels of each."""
     found: dict[str, set[str]] = {"up": {"job", "instance"}}
-    for family in LiveCollector(busy()).collect():
+    for family in TOLD:
         for sample in family.samples:
-            found[sample.name] = {*sample.labels, "instance", "job"}
+            found[sample.name] = found.get(sample.name, set()) | {*sample.labels, "instance", "job"}
     for metric in vars(Metrics()).values():
         name = re.sub(r"[^a-zA-Z0-9_]", ":", metric.name)
         ends = ("_bucket", "_sum", "_count") if metric.kind == "histogram" else ("",)
@@ -69,12 +72,10 @@ def test_every_name_in_a_query_is_told(query: str) -> None:
     assert used <= labels
 
 
-def test_dashboard_tells_everything_of_a_consumer() -> None:
-    """Each metric is in a panel."""
+def test_dashboard_tells_everything() -> None:
+    """Each metric of consumers and of `tidegauge accuracy` is in a panel."""
     shown = " ".join(QUERIES)
-    assert all(
-        family.name in shown for family in LiveCollector(busy()).collect() if family.name != "tidegauge_events_in"
-    )
+    assert all(re.search(rf"\b{family.name}", shown) for family in TOLD if family.name != "tidegauge_events_in")
     assert len({panel["id"] for panel in DASHBOARD["panels"]}) == len(DASHBOARD["panels"])
 
 
@@ -113,8 +114,8 @@ def scraped(tmp_path: Path) -> Iterator[str]:
     if shutil.which("prometheus") is None:
         pytest.skip("prometheus is not on this machine")
     config = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
-    assert [job["job_name"] for job in config["scrape_configs"]] == ["tidegauge", "model-server"]
-    assert config["scrape_configs"][1]["metrics_path"] == METRICS_PATH
+    assert [job["job_name"] for job in config["scrape_configs"]] == ["tidegauge", "accuracy", "model-server"]
+    assert config["scrape_configs"][2]["metrics_path"] == METRICS_PATH
     port = free_port()
     with MetricsServer(LiveCollector(busy()), 0) as server:
         for job in config["scrape_configs"]:

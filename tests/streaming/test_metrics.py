@@ -12,8 +12,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from schemas.errors import InputError
+from streaming.accuracy.metrics import AccuracyCollector
 from streaming.live_status import HEALTHY_S, Distribution, LiveStatus, PartitionStatus
 from streaming.metrics import LiveCollector, MetricsServer
+from tests.streaming.accuracy.test_metrics import scoring
 
 
 def get(port: int, path: str) -> tuple[int, str]:
@@ -95,8 +97,9 @@ def test_a_port_that_is_taken() -> None:
 
 def test_every_metric_is_documented_and_no_other() -> None:
     table = re.findall(r"^\| `(tidegauge_\w+)` \| (\w+) \|", Path("docs/operations.md").read_text(), re.MULTILINE)
-    exported = [
+    exported = {
         (f"{family.name}_total" if family.type == "counter" else family.name, family.type)
-        for family in LiveCollector(busy()).collect()
-    ]
+        for collector in (LiveCollector(busy()), AccuracyCollector(scoring()))
+        for family in collector.collect()
+    }
     assert sorted(table) == sorted(exported)
