@@ -43,6 +43,7 @@ def spec() -> Spec:
     return parse_spec(document | {"model": model, "split": split | {"validation": "2d", "test": "3d"}})
 
 
+@pytest.mark.slow
 def test_a_backtest_stopped_after_a_fold_goes_on(
     spec: Spec, events: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

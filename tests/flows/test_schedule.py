@@ -315,6 +315,7 @@ def test_mistakes(tmp_path: Path) -> None:
         workshop.once()
 
 
+@pytest.mark.slow
 def test_the_verb_starts_the_real_verb(tmp_path: Path) -> None:
     """A spec without a model cannot be retrained on: one clear line, and its exit code."""
     workshop = Workshop(tmp_path, {"schedule": {"cron": "* * * * *"}})

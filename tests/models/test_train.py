@@ -79,31 +79,28 @@ def test_the_evaluation_is_of_the_best_weights(trained: Trained) -> None:
 
 
 def test_the_same_seed_gives_the_same_model_and_quiet_is_quiet(
-    easy_dataset: DatasetFolder, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    trained: Trained, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    def losses(name: str, *, seed: int, quiet: bool) -> list[float]:
-        spec = easy_spec(training={"seed": seed, "epochs": 2}, model={"dropout": 0.3})
-        train(spec, data=easy_dataset.path, output=tmp_path / name, quiet=quiet)
-        return [epoch["val_loss"] for epoch in epochs_of(tmp_path / name)]
+    def epochs(name: str, *, quiet: bool, **training: int) -> list[dict[str, Any]]:
+        spec = trained.spec.model_copy(update={"training": trained.spec.training.model_copy(update=training)})
+        train(spec, data=trained.dataset.path, output=tmp_path / name, quiet=quiet)
+        return epochs_of(tmp_path / name)
 
-    first = losses("first", seed=7, quiet=False)
+    first = [epoch["val_loss"] for epoch in epochs_of(trained.run)]
+    capfd.readouterr()
+    again = epochs("again", quiet=False)
     told = capfd.readouterr()
+    assert [epoch["val_loss"] for epoch in again] == first
     assert told.out == ""
-    assert [line[:10] for line in told.err.splitlines() if "epoch" in line] == ["epoch 1/2 ", "epoch 2/2 "]
+    assert [line[:10] for line in told.err.splitlines() if "epoch" in line] == [f"epoch {n}/3 " for n in (1, 2, 3)]
 
-    assert losses("again", seed=7, quiet=True) == first
+    [other] = epochs("other", quiet=True, seed=trained.spec.training.seed + 1, epochs=1)
+    assert other["val_loss"] != first[0]
     told = capfd.readouterr()
     assert "epoch" not in told.out + told.err
 
-    assert losses("other", seed=8, quiet=True) != first
 
-
-def test_training_stops_when_validation_gets_no_better(easy_dataset: DatasetFolder, tmp_path: Path) -> None:
-    spec = easy_spec(training={"learning_rate": 2.0, "epochs": 50, "patience": 1})
-    summary = train(spec, data=easy_dataset.path, output=tmp_path / "run", quiet=True)
-    assert summary.epochs == summary.best_epoch + 1
-
-
+@pytest.mark.slow
 def test_a_run_that_was_killed_and_interrupted_ends_as_an_undisturbed_one(
     trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

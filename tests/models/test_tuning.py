@@ -17,7 +17,9 @@ from schemas.search_space import Range, SearchSpace
 from schemas.spec import load_spec
 from tests.models.conftest import easy_spec
 
-DOCUMENT: dict[str, Any] = easy_spec(training={"windows_per_epoch": 192}).semantic_document()
+DOCUMENT: dict[str, Any] = easy_spec(
+    model={"family": "mlp", "units": 8, "layers": 1}, training={"windows_per_epoch": 192}
+).semantic_document()
 # A rate at which nothing is learnt, a good one, and one that diverges.
 SPACE = SearchSpace({"training.learning_rate": (1e-9, 0.01, 1e30), "model.dropout": (0.0,)})
 
