@@ -127,7 +127,7 @@ bench-capacity: $(READY) ## Measure what `tidegauge capacity` counts with, for -
 .PHONY: lock
 lock: ## Resolve the dependencies again (needs uv)
 	uv pip compile pyproject.toml --all-extras $(LOCKED) --output-file requirements.lock
-	uv pip compile pyproject.toml --extra stream --excludes deploy/images/streaming.excludes \
+	uv pip compile pyproject.toml --extra stream --extra dashboard --excludes deploy/images/streaming.excludes \
 		--constraint requirements.lock $(LOCKED) --output-file deploy/images/streaming.lock
 	uv pip compile pyproject.toml --extra batch --extra train --extra stream \
 		--constraint requirements.lock $(LOCKED) --output-file deploy/images/batch.lock

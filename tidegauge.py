@@ -37,7 +37,7 @@ SpecFile = Annotated[Path, typer.Option("--spec", help="The stream's spec (YAML)
 Inputs = Annotated[list[str], typer.Option("--input", help="A file or pattern; may be given several times.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else.")]
 _ROOMS = ("schemas", "pipelines", "models", "streaming", "flows", "deploy")
-_EVERYTHING = "pip install 'tidegauge[batch,train,serve,stream,local]' brings all"
+_EVERYTHING = "pip install 'tidegauge[batch,train,serve,stream,dashboard,local]' brings all"
 
 StateDir = Annotated[Path | None, typer.Option("--state", help="State folder of the local stack.")]
 
@@ -584,6 +584,48 @@ def accuracy(
     with _metrics(AccuracyCollector(status), metrics_port):
         summary = scorer.run()
     _show(summary.document(), as_json, summary.lines)
+
+
+@app.command()
+def dashboard(
+    spec: SpecFile,
+    metrics: Annotated[
+        list[str] | None,
+        typer.Option("--metrics", help="HOST:PORT or URL of a process's metrics; several may be given."),
+    ] = None,
+    host: Annotated[str, typer.Option(help="The address to listen on; there is no login.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="0 for a free one.")] = 8_600,
+    keys: Annotated[int, typer.Option(min=1, help="Follow so many keys: the first that come, or are asked for.")] = 100,
+    tail: Annotated[int, typer.Option(min=1, help="Begin so many records before each partition's end.")] = 20_000,
+    as_json: AsJson = False,
+) -> None:
+    """Show the stream in a browser, live: forecasts and what came, errors, lag, versions, drift, dead letters.
+
+    Reads the stream's topics and, with --metrics, the metrics of its processes, and changes nothing anywhere.
+    """
+    from threading import Event
+
+    from schemas.text_spec import load_any_spec
+    from streaming.dashboard.dashboard import run_dashboard
+
+    stopping = Event()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, lambda *_: stopping.set())
+
+    def serving(address: str) -> None:
+        _show({"address": address}, as_json, lambda: [f"dashboard: {address}"])
+        sys.stdout.flush()
+
+    run_dashboard(
+        load_any_spec(spec),
+        metrics=metrics or (),
+        host=host,
+        port=port,
+        keys=keys,
+        tail=tail,
+        stopping=stopping,
+        serving=serving,
+    )
 
 
 @contextmanager

@@ -64,6 +64,14 @@ class Arrivals:
     def __len__(self) -> int:
         return len(self.key)
 
+    def add(self, key: str, time_ms: int, offset: int, clock_ms: int, values: Sequence[float]) -> None:
+        """Takes one event."""
+        self.key.append(self.keys.setdefault(key, len(self.keys)))
+        self.time_ms.append(time_ms)
+        self.offset.append(offset)
+        self.clock_ms.append(clock_ms)
+        self.values.extend(values)
+
     @property
     def nbytes(self) -> int:
         """What they take."""

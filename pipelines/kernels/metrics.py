@@ -89,6 +89,13 @@ def central_intervals(levels: Sequence[float]) -> dict[float, tuple[int, int]]:
     return dict(sorted(pairs.items()))
 
 
+def named_intervals(names: Sequence[str]) -> list[tuple[str, str, float]]:
+    """The same of levels that go by names, as in predictions: the lower and the upper name, and the coverage."""
+    ordered = sorted(names, key=float)
+    intervals = central_intervals([float(name) for name in ordered])
+    return [(ordered[low], ordered[high], coverage) for coverage, (low, high) in intervals.items()]
+
+
 def interval_score(actual: Float64, lower: Float64, upper: Float64, coverage: float) -> Float64:
     """The interval score of a central interval: its width, and 2 / (1 - coverage) of how far it was missed by."""
     missed = np.maximum(lower - actual, 0) + np.maximum(actual - upper, 0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.kernels.metrics import central_intervals
+from pipelines.kernels.metrics import named_intervals
 from pipelines.kernels.windowing import KeyState
 from schemas.avro_prediction import read_prediction
 from schemas.prediction import ModelVersion, Role
@@ -103,10 +102,7 @@ class ForecastReader:
         """The levels that bound the widest central interval, by name, and its coverage; None where there is none."""
         names = tuple(quantiles)
         if names not in self._bounds:
-            ordered = sorted(names, key=float)
-            intervals = central_intervals([float(name) for name in ordered])
-            coverage, (low, high) = list(intervals.items())[-1] if intervals else (math.nan, (0, 0))
-            self._bounds[names] = (ordered[low], ordered[high], coverage) if intervals else None
+            self._bounds[names] = next(reversed(named_intervals(names)), None)
         return self._bounds[names]
 
 
