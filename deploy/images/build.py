@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,13 +96,19 @@ class Builder:
         self._run([*self._buildah, "build", *options, str(self._checkout)])
         return Image(name, self._sizes()[f"{name}:latest"])
 
-    def command(self, image: Image, *command: str) -> list[str]:
+    def command(self, image: Image, *command: str, folders: Mapping[Path, str] | None = None) -> list[str]:
         """A command that runs another one in a new container of an image, as its user, in the machine's network.
 
         Containers stay until `forget` is called.
+
+        Args:
+          image: the image.
+          command: what runs in the container.
+          folders: of this machine, and where the container has them.
         """
         container = self._run([*self._buildah, "from", image.name]).strip()
-        return [*self._buildah, "run", "--isolation=chroot", container, "--", *command]
+        volumes = [f"--volume={path}:{place}" for path, place in (folders or {}).items()]
+        return [*self._buildah, "run", "--isolation=chroot", *volumes, container, "--", *command]
 
     def forget(self) -> None:
         """Removes all containers; the images stay."""

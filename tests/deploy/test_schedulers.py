@@ -15,16 +15,14 @@ from typing import Any
 
 import kubernetes_validate
 import pytest
-import typer.main
 import yaml
 
 from flows import probation, retrain
-from tidegauge import app
+from tests.deploy.commands import check_command
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 CRON_JOBS = DEPLOY / "k8s" / "retrain" / "cronjobs.yaml"
 DAGS = DEPLOY / "airflow" / "tidegauge_retrain.py"
-VERBS: Any = typer.main.get_command(app)
 EXIT_CODES = {"retrain": set(retrain.EXIT_CODES.values()), "probation": set(probation.EXIT_CODES.values())}
 
 
@@ -57,11 +55,8 @@ def bash_commands() -> dict[str, tuple[str, list[int]]]:
 
 
 def checked(command: str) -> str:
-    """Parses a command by the command line's own definition, without running it; its verb."""
-    program, verb, *options = shlex.split(command.removeprefix("exec "))
-    assert program == "tidegauge"
-    VERBS.commands[verb].make_context(verb, list(options))
-    return verb
+    """The verb of a command that the command line takes."""
+    return check_command(shlex.split(command.removeprefix("exec ")))
 
 
 @pytest.mark.parametrize("name", ["tidegauge-retrain", "tidegauge-probation"])
