@@ -12,7 +12,7 @@ in `pyproject.toml`, and the tests that read records back would tell if that did
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -58,8 +58,6 @@ class BulkProducer(KafkaProducer):  # type: ignore[misc]
         """
         if not records:
             return []  # without asking for a topic that there may not be
-        if self._metadata.partitions_for_topic(topic) is None:
-            self._wait_on_metadata(topic, self.config["max_block_ms"])
         by_partition: defaultdict[int, list[OutRecord]] = defaultdict(list)
         known, keyless = self._known_partitions(topic), None
         for record in records:
@@ -68,9 +66,7 @@ class BulkProducer(KafkaProducer):  # type: ignore[misc]
                     keyless = self._partition(topic, None, None, None, None, None)
                 partition = keyless
             elif (partition := known.get(key)) is None:
-                partition = self._partition(topic, None, key, None, key, None)
-                if len(known) < MOST_KEYS:
-                    known[key] = partition
+                partition = self._partition_of(topic, key, known)
             by_partition[partition].append(record)
         return [
             future
@@ -78,8 +74,31 @@ class BulkProducer(KafkaProducer):  # type: ignore[misc]
             for future in self._send_partition(TopicPartition(topic, partition), rows)
         ]
 
+    def expect(self, topic: str, keys: Iterable[bytes]) -> None:
+        """Makes the partitions of some keys part of the transaction, if there is one, before they have records.
+
+        A partition that then gets none has the transaction's end written to it all the same.
+
+        Raises:
+          KafkaError: the topic is not known.
+        """
+        if not self._transaction_manager.is_transactional():
+            return
+        known = self._known_partitions(topic)
+        for partition in {known[key] if key in known else self._partition_of(topic, key, known) for key in keys}:
+            self._transaction_manager.maybe_add_partition_to_transaction(TopicPartition(topic, partition))
+        self._sender.wakeup()
+
+    def _partition_of(self, topic: str, key: bytes, known: dict[bytes, int]) -> int:
+        partition: int = self._partition(topic, None, key, None, key, None)
+        if len(known) < MOST_KEYS:
+            known[key] = partition
+        return partition
+
     def _known_partitions(self, topic: str) -> dict[bytes, int]:
         """The partition of each key that has had a record, while the topic has as many as now."""
+        if self._metadata.partitions_for_topic(topic) is None:
+            self._wait_on_metadata(topic, self.config["max_block_ms"])
         place = topic, len(self._metadata.partitions_for_topic(topic))
         if place not in self._partitions_of:
             self._partitions_of = {old: keys for old, keys in self._partitions_of.items() if old[0] != topic}

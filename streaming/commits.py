@@ -10,11 +10,11 @@ There are two kinds, `Transactions` (exactly once) and `Flushes` (at least once)
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from threading import Event as StopFlag
 from threading import Thread
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from kafka import TopicPartition
 from kafka.errors import (
@@ -72,6 +72,7 @@ REFUSED = (
 """What a broker refuses today it refuses tomorrow."""
 
 Offsets = Mapping[TopicPartition, OffsetAndMetadata]
+T = TypeVar("T")
 
 
 class Aborted(Exception):
@@ -92,6 +93,10 @@ class Outbox:
         self._producer = producer
         self._sent: list[Any] = []
         self._batches: list[Any] = []
+
+    def expect(self, topic: str, keys: Iterable[bytes]) -> None:
+        """Makes what it can ready for records of these keys, which are still to come."""
+        self._producer.expect(topic, keys)
 
     def send_all(self, topic: str, records: Sequence[OutRecord]) -> None:
         """Sends records."""
@@ -138,10 +143,21 @@ Write = Callable[[Outbox], Offsets]
 
 
 class Commits(Protocol):
-    """How a member of the group commits."""
+    """How a member of the group commits: it may begin while the records are still being made."""
+
+    def begin(self, write: Write, generation: Any) -> bool:
+        """Begins a commit, and does not wait for it; `commit` or `abandon` ends it.
+
+        Args:
+          write: tells offsets that are known by now, on a thread of its own; it may be called once more in `commit`.
+          generation: as for `commit`.
+        Returns:
+          Whether it has begun; else there would be nothing to gain, and `commit` does everything.
+        """
+        ...
 
     def commit(self, write: Write, generation: Any) -> None:
-        """Writes records and commits offsets.
+        """Writes records and commits offsets, those of `begin` and what is told here.
 
         Args:
           write: sends the records and tells the offsets.
@@ -149,6 +165,14 @@ class Commits(Protocol):
         Raises:
           Aborted: the offsets were not committed, and this process can go on from its last commit.
           BrokerError: it cannot.
+        """
+        ...
+
+    def abandon(self) -> None:
+        """Takes back what was begun, if anything was.
+
+        Raises:
+          BrokerError: another process has this one's place.
         """
         ...
 
@@ -175,19 +199,23 @@ def is_away(error: KafkaError) -> bool:
     return bool(error.retriable) or isinstance(error, KafkaTimeoutError)
 
 
-def within_limits(action: Callable[[], None], stopping: StopFlag, name: str) -> None:
-    """Waits for `action`; raises what it raises, or TimeoutError while it goes on in its thread."""
-    done: Future[None] = Future()
+def in_background(action: Callable[[], T], name: str) -> Future[T]:
+    """Does `action` in a thread of its own, which a process that ends does not wait for."""
+    done: Future[T] = Future()
 
     def work() -> None:
         try:
-            action()
+            done.set_result(action())
         except BaseException as exc:
             done.set_exception(exc)
-        else:
-            done.set_result(None)
 
     Thread(target=work, daemon=True, name=name).start()
+    return done
+
+
+def within_limits(action: Callable[[], T], stopping: StopFlag, name: str) -> T:
+    """Waits for `action`; raises what it raises, or TimeoutError while it goes on in its thread."""
+    done = in_background(action, name)
     give_up = time.monotonic() + COMMIT_TIMEOUT_S
     while time.monotonic() < give_up:
         try:

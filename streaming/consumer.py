@@ -150,6 +150,9 @@ class StreamConsumer(GroupLoop):
         self._probe()
         return batch
 
+    def _ahead(self, stages: dict[TopicPartition, Stage]) -> dict[TopicPartition, Stage]:
+        return stages  # the model server is at work meanwhile
+
     def _work(self, stages: dict[TopicPartition, Stage]) -> Sequence[WindowPrediction | TextPrediction] | None:
         try:
             predictions = list(self._predicting.predict(stages))

@@ -5,7 +5,7 @@ Each turn of the loop is five steps, in this order:
 1. poll      read the next records; rebalances happen inside the poll and nowhere else
 2. restore   bring newly assigned partitions, a slice at a time, to where the group has committed them
 3. stage     work out what the records change and yield; nothing is changed yet
-4. work      make of the stages what is to be written, such as predictions
+4. work      make of the stages what is to be written, such as predictions; the offsets go ahead meanwhile
 5. commit    what was made and the offsets, in one transaction
 
 A process that dies anywhere before the end of step 5 has changed nothing: its successor starts at the last commit and
@@ -19,7 +19,7 @@ import logging
 import random
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from threading import Event as StopFlag
 from typing import Any
@@ -101,6 +101,7 @@ class GroupLoop(ABC):
         self._partitions: dict[TopicPartition, LivePartition] = {}
         self._assigned: set[TopicPartition] = set()
         self._taken_away: set[TopicPartition] = set()
+        self._announced: Collection[TopicPartition] = ()
         self._stopping = stopping or StopFlag()
         self._committed_at = self._asked_at = time.monotonic()
         self._told_at = 0.0
@@ -125,6 +126,10 @@ class GroupLoop(ABC):
     def _admit(self, batch: dict[TopicPartition, list[Record]]) -> dict[TopicPartition, list[Record]]:
         """What of the records that were polled is taken now; what is not, must be sought again."""
         return batch
+
+    def _ahead(self, stages: dict[TopicPartition, Stage]) -> dict[TopicPartition, Stage]:  # noqa: ARG002
+        """The stages whose offsets may go into the transaction during the work: where it is others who work."""
+        return {}
 
     @abstractmethod
     def _work(self, stages: dict[TopicPartition, Stage]) -> Sequence[Any] | None:
@@ -166,8 +171,11 @@ class GroupLoop(ABC):
         self._adopt(generation)
         batch = self._admit(batch)
         stages = self._stage(batch)
+        self._announce(stages, generation)
         outputs = self._work(stages)
-        if outputs is not None:
+        if outputs is None:
+            self._abandon()
+        else:
             self._commit(stages, outputs, generation)
         self._tell(batch, generation)
 
@@ -265,6 +273,24 @@ class GroupLoop(ABC):
         now_ms = wall_clock_ms()
         return {tp: self._partitions[tp].stage(records, now_ms) for tp, records in batch.items() if records}
 
+    # --- 4. work ---
+
+    def _announce(self, stages: dict[TopicPartition, Stage], generation: Any) -> None:
+        """Begins the transaction: the brokers' part of it is done by the time that the work is."""
+        ahead = dict(self._ahead(stages))  # the work may add to the stages
+        if ahead and self._is_current(generation):
+            partitions = dict(self._partitions)
+
+            def write(outbox: Outbox) -> dict[TopicPartition, OffsetAndMetadata]:
+                return _offsets(self._kind.points(outbox, ahead, partitions))
+
+            if self._commits.begin(write, generation):
+                self._announced = ahead.keys()
+
+    def _abandon(self) -> None:
+        self._announced = ()
+        self._commits.abandon()
+
     # --- 5. commit ---
 
     def _commit(self, stages: dict[TopicPartition, Stage], outputs: Sequence[Any], generation: Any) -> None:
@@ -282,11 +308,15 @@ class GroupLoop(ABC):
         if not stages:
             return
         now_ms = wall_clock_ms()
+        rest = {tp: stage for tp, stage in stages.items() if tp not in self._announced}
 
         def write(outbox: Outbox) -> dict[TopicPartition, OffsetAndMetadata]:
-            return _offsets(self._kind.write(outbox, outputs, stages, self._partitions, now_ms))
+            points = self._kind.points(outbox, rest, self._partitions) if rest else {}
+            self._kind.write(outbox, outputs, stages, self._partitions, now_ms)
+            return _offsets(points)
 
         self._transact(generation, write)
+        self._announced = ()
         self._loop_status.committed_at = time.monotonic()
         for tp, stage in stages.items():
             self._partitions[tp].apply(stage)
@@ -294,11 +324,14 @@ class GroupLoop(ABC):
         self._wrote(outputs)
 
     def _transact(self, generation: Any, write: Write) -> None:
-        # The broker takes a transactional commit without a generation, unfenced, so this check is ours to make.
-        if generation.generation_id < 0 or generation != self._consumer.group_metadata():
+        if not self._is_current(generation):
             raise Aborted("the group has given its partitions to another member", broker_away=True)
         self._commits.commit(write, generation)
         self._aborts, self._pause_s = 0, 0.05
+
+    def _is_current(self, generation: Any) -> bool:
+        # The broker takes a transactional commit without a generation, unfenced, so this check is ours to make.
+        return bool(generation.generation_id >= 0 and generation == self._consumer.group_metadata())
 
     def _go_back(self, reason: str, *, broker_away: bool) -> None:
         """Forgets what is not committed: the next turn takes every partition over from its checkpoint.
@@ -307,6 +340,7 @@ class GroupLoop(ABC):
           BrokerError: it was so too often, though the broker is there.
         """
         self._report(f"{self._instance}: nothing of this batch was committed, going back to the last commit: {reason}")
+        self._abandon()
         self._loop_status.turned_at, self._loop_status.setback = time.monotonic(), reason
         self._aborts += not broker_away
         if self._aborts > MAX_ABORTS:

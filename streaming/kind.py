@@ -43,6 +43,15 @@ class Kind(Protocol):
         """What was made of the records of some partitions may not have been written, and will be made again."""
         ...
 
+    def points(
+        self, outbox: Outbox, stages: Mapping[TopicPartition, Any], partitions: Mapping[TopicPartition, Any]
+    ) -> Mapping[TopicPartition, Checkpoint]:
+        """Where the partitions will stand once their stages are applied; sends what that needs, such as a changelog.
+
+        It may be asked beside the work, on another thread, and once more for the same stages.
+        """
+        ...
+
     def write(
         self,
         outbox: Outbox,
@@ -50,12 +59,8 @@ class Kind(Protocol):
         stages: Mapping[TopicPartition, Any],
         partitions: Mapping[TopicPartition, Any],
         now_ms: int,
-    ) -> Mapping[TopicPartition, Checkpoint]:
-        """Sends all that the stages yield.
-
-        Returns:
-          Where each of their partitions will stand once they are applied.
-        """
+    ) -> None:
+        """Sends all that the stages yield."""
         ...
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Generic, Protocol, TypeVar
 
 from schemas.dead_letter import DeadLetter
@@ -35,6 +35,10 @@ class Outputs(Generic[P]):
 
     def __init__(self, topics: Topics, writer: Writer[P]) -> None:
         self._topics, self._writer = topics, writer
+
+    def expect(self, outbox: Outbox, keys: Iterable[bytes]) -> None:
+        """Predictions of these keys are to come."""
+        outbox.expect(self._topics.predictions.name, keys)
 
     def send_predictions(self, outbox: Outbox, predictions: Sequence[P]) -> None:
         """Sends predictions."""

@@ -137,6 +137,18 @@ class Series:
         for tp in partitions:
             self._issued.pop(tp, None)
 
+    def points(
+        self,
+        outbox: Outbox,
+        stages: Mapping[TopicPartition, WindowStage],
+        partitions: Mapping[TopicPartition, Partition],
+    ) -> Mapping[TopicPartition, Checkpoint]:
+        """Where the partitions will stand; sends the rows of the changelog."""
+        self._outputs.expect(outbox, (key.encode() for stage in stages.values() for key, _ in stage.windows))
+        if self._changelog is not None:
+            return self._changelog.save(outbox, stages, partitions)
+        return {tp: partitions[tp].checkpoint(stage) for tp, stage in stages.items()}
+
     def write(
         self,
         outbox: Outbox,
@@ -144,11 +156,8 @@ class Series:
         stages: Mapping[TopicPartition, WindowStage],
         partitions: Mapping[TopicPartition, Partition],
         now_ms: int,
-    ) -> Mapping[TopicPartition, Checkpoint]:
-        """Sends predictions, late events and dead letters, and the rows of the changelog."""
+    ) -> None:
+        """Sends predictions, late events and dead letters."""
         self._outputs.send_predictions(outbox, outputs)
         for tp, stage in stages.items():
             self._outputs.send_refused(outbox, partitions[tp].name, stage, now_ms)
-        if self._changelog is not None:
-            return self._changelog.save(outbox, stages, partitions)
-        return {tp: partitions[tp].checkpoint(stage) for tp, stage in stages.items()}

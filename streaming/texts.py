@@ -123,6 +123,15 @@ class Texts:
     def forget(self, _partitions: Iterable[TopicPartition]) -> None:
         """There is nothing to forget."""
 
+    def points(
+        self,
+        outbox: Outbox,  # noqa: ARG002 (a document's offset is all there is to tell)
+        stages: Mapping[TopicPartition, TextStage],
+        partitions: Mapping[TopicPartition, TextPartition],
+    ) -> Mapping[TopicPartition, Checkpoint]:
+        """Where the partitions will stand."""
+        return {tp: partitions[tp].checkpoint(stage) for tp, stage in stages.items()}
+
     def write(
         self,
         outbox: Outbox,
@@ -130,9 +139,8 @@ class Texts:
         stages: Mapping[TopicPartition, TextStage],
         partitions: Mapping[TopicPartition, TextPartition],
         now_ms: int,
-    ) -> Mapping[TopicPartition, Checkpoint]:
+    ) -> None:
         """Sends predictions and dead letters."""
         self._outputs.send_predictions(outbox, outputs)
         for tp, stage in stages.items():
             self._outputs.send_refused(outbox, partitions[tp].name, stage, now_ms)
-        return {tp: partitions[tp].checkpoint(stage) for tp, stage in stages.items()}

@@ -210,14 +210,28 @@ class Scoring:
         ]
         return min(blocks) - 1
 
+    def points(
+        self,
+        outbox: Outbox,  # noqa: ARG002 (what is remembered is read from both topics again)
+        stages: Mapping[TopicPartition, Any],
+        partitions: Mapping[TopicPartition, Any],
+    ) -> Mapping[TopicPartition, Checkpoint]:
+        """Where the partitions will stand, with notes about drift."""
+        points = {tp: partitions[tp].checkpoint(stage) for tp, stage in stages.items()}
+        noted = TopicPartition(self._spec.topics.predictions.name, 0)
+        if noted in partitions:  # with every commit: the notes are about all that has been written so far
+            stage = stages.get(noted) or partitions[noted].idle()
+            points[noted] = partitions[noted].checkpoint(stage, self.drift.notes())
+        return points
+
     def write(
         self,
         outbox: Outbox,
         outputs: Sequence[Output],
-        stages: Mapping[TopicPartition, Any],
-        partitions: Mapping[TopicPartition, Any],
+        stages: Mapping[TopicPartition, Any],  # noqa: ARG002 (records that are none are only counted)
+        partitions: Mapping[TopicPartition, Any],  # noqa: ARG002
         now_ms: int,  # noqa: ARG002 (records have the times of what they are about)
-    ) -> Mapping[TopicPartition, Checkpoint]:
+    ) -> None:
         """Sends scored predictions and triggers."""
         topics = self._spec.topics
         scored = [output.scored for output in outputs if output.scored is not None]
@@ -230,9 +244,3 @@ class Scoring:
         outbox.send_all(
             topics.triggers.name, [OutRecord(one.stream.encode(), one.record(), (), one.time_ms) for one in triggers]
         )
-        points = {tp: partitions[tp].checkpoint(stage) for tp, stage in stages.items()}
-        noted = TopicPartition(topics.predictions.name, 0)
-        if noted in partitions:  # with every commit: the notes are about all that has been written so far
-            stage = stages.get(noted) or partitions[noted].idle()
-            points[noted] = partitions[noted].checkpoint(stage, self.drift.notes())
-        return points

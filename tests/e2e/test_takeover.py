@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -26,7 +27,7 @@ from streaming.commits import Offsets, Outbox, Write
 from streaming.consumer import StreamConsumer
 from streaming.live_status import LiveStatus
 from streaming.topics import NewTopic, TopicAdmin
-from streaming.transactions import Transactions
+from streaming.transactions import MOST_AHEAD_S, Transactions
 from tests.benchmarks.instant_model import serve
 from tests.e2e.conftest import MODEL, LiveStream, Message, Models, stream_spec
 from tests.e2e.test_stream import START_MS, expected_windows, history, send, wait_for_predictions
@@ -150,12 +151,14 @@ def test_partitions_that_nobody_has_are_taken(live: LiveStream, monkeypatch: pyt
 
 
 class Stumbling(Transactions):
-    """Every third commit fails after its records were sent."""
+    """Every third commit fails after its records were sent, and some were begun too long ago."""
 
     commits = 0
 
     def commit(self, write: Write, generation: Any) -> None:
         self.commits += 1
+        if self._begun is not None and self.commits % 2:
+            self._begun = replace(self._begun, at=self._begun.at - MOST_AHEAD_S)
 
         def failing(outbox: Outbox) -> Offsets:
             write(outbox)
