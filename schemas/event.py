@@ -23,6 +23,7 @@ from schemas.units import iso_to_ms
 
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 _MISSING = float("nan")
+_NUMBERS = {float, int}
 
 MAX_WHOLE = 1 << 24
 """Up to here every integer is a float32."""
@@ -185,6 +186,7 @@ class EventReader:
         self._members = _Members(self.fields) if plain and has_arrays else None
         self._zone = ZoneInfo(stream.time.zone)
         self._format = stream.time.format
+        self._is_ms = self._format == "epoch_ms"
         self._start_ms, self._end_ms = stream.time_range
 
     def read_json(self, payload: bytes | None) -> Event:
@@ -199,21 +201,27 @@ class EventReader:
             document = orjson.loads(payload)
         except orjson.JSONDecodeError as exc:
             raise BadEvent("decode", f"expected a JSON object: {exc}") from exc
-        return self.read_document(document, truths=b"true" in payload or b"false" in payload)
+        truths = self._members is not None and (b"true" in payload or b"false" in payload)
+        return self.read_document(document, truths=truths)
 
     def read_document(self, document: Any, *, truths: bool = True) -> Event:
         """Reads an event from what a JSON text stands for.
 
         Args:
           document: any value.
-          truths: whether a boolean may be in it; to Python it is a number, to us it is none.
+          truths: whether a boolean may be in an array of it; to Python it is a number, to us it is none.
         Raises:
           BadEvent: it is none.
         """
         if not isinstance(document, dict):
             raise BadEvent("decode", f"expected a JSON object, got {type(document).__name__}")
-        key = self.read_key(document.get(self.key_field))
-        time_ms = self.read_time(document.get(self.time_field))
+        # What most events have is let through here; the functions look at all else.
+        key = document.get(self.key_field)
+        if type(key) is not str or not key:
+            key = self.read_key(key)
+        time_ms = document.get(self.time_field)
+        if type(time_ms) is not int or not self._is_ms or not self._start_ms <= time_ms < self._end_ms:
+            time_ms = self.read_time(time_ms)
         if self._members is not None:
             if not truths and (many := self._members.numbers(document)):
                 return Event(key, time_ms, many)
@@ -288,9 +296,9 @@ def _numbers(document: Mapping[str, Any], names: Sequence[str]) -> list[float] |
     try:
         values = [document[name] for name in names]
         kinds = set(map(type, values))
-        if not kinds <= {float, int} or not sum(map(abs, values)) <= _FLOAT32_MAX:  # so also where one is NaN
+        if not kinds <= _NUMBERS or not sum(map(abs, values)) <= _FLOAT32_MAX:  # so also where one is NaN
             return None
-        return values if kinds == {float} else list(map(float, values))
+        return list(map(float, values)) if int in kinds else values
     except (KeyError, OverflowError):
         return None
 

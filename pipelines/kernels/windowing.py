@@ -286,14 +286,13 @@ def _join(left: Steps, right: Steps) -> Steps:
 
 
 def _last(steps: Steps, count: int) -> Steps:
-    # Copied: a view would keep the whole run in memory. Positions are remembered in `recent_position`, and only there.
+    # A view keeps the whole run in memory, so that of a long one is copied. Positions are remembered in
+    # `recent_position`, and only there.
     start = len(steps) - count
-    return Steps(
-        steps.first + start,
-        steps.values[start:].copy(),
-        steps.observed[start:].copy(),
-        _unknown_positions(count),
-    )
+    values, observed = steps.values[start:], steps.observed[start:]
+    if start > count // 16:
+        values, observed = values.copy(), observed.copy()
+    return Steps(steps.first + start, values, observed, _unknown_positions(count))
 
 
 @cache
