@@ -755,6 +755,7 @@ def demo(
     as_json: AsJson = False,
 ) -> None:
     """The whole path on real data: ingest, train, push, serve, stream, score, verify; with series or with texts."""
+    _clean_up_on_sigterm()
     _import_tensorflow()
     from flows.demo import run_demo
     from flows.demo_parts import WEATHER_SPEC, demo_inputs
@@ -926,6 +927,7 @@ def simulate(
     Errors rise, drift is told, a retrained model passes the gate and serves, errors fall; then a bad model is pushed,
     and is rolled back by itself. The exit code is 0 where all of that was so, else 1.
     """
+    _clean_up_on_sigterm()
     _import_tensorflow()
     from flows.demo_parts import WEATHER_LOOP_SPEC, WEATHER_SPEC, demo_inputs
     from flows.simulate import simulate as run
@@ -990,6 +992,11 @@ def _quieten() -> None:
     # matters comes as our own words.
     handler.addFilter(lambda record: record.name.partition(".")[0] not in ("root", "kafka"))
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", handlers=[handler])
+
+
+def _clean_up_on_sigterm() -> None:
+    """What was started for a run ends with it: by default a process that is told to end does nothing more."""
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
 
 
 def _import_tensorflow() -> None:
