@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, Self, TypeVar
+from typing import Generic, Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from schemas.errors import ServingError, ServingRefused
 from schemas.prediction import Role
 from schemas.settings_spec import Serving
-from streaming.model_client import Answer, Arrays, Waiting
-from streaming.requests import OnRefused, Requests, Rows
+from streaming.model_client import Answer, Arrays, SignatureClient, Waiting
+from streaming.requests import Asks, OnRefused, Rows
 from streaming.serving_client import ServingClient
 from streaming.shares import in_share
 
@@ -51,6 +51,8 @@ class SharedRows(Rows, Protocol):
 
 
 R = TypeVar("R", bound=SharedRows)
+Asking = Callable[[SignatureClient], Asks[R]]
+"""Makes what asks a client, once and without patience."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,20 +119,16 @@ class Beside:
         self.versions = Versions()
         self._tell(reason)
 
-    def ask(self, rows: R, version: int) -> Future[list[tuple[R, Answer]] | None]:
+    def ask(self, rows: R, version: int, asking: Asking[R]) -> Future[list[tuple[R, Answer]] | None]:
         """Asks a version for the answers to all rows; None where one failed. Does not wait for it."""
-        return self._workers.submit(self._ask, rows, version)
+        return self._workers.submit(self._ask, rows, version, asking)
 
-    def _ask(self, rows: R, version: int) -> list[tuple[R, Answer]] | None:
+    def _ask(self, rows: R, version: int, asking: Asking[R]) -> list[tuple[R, Answer]] | None:
         try:
-            return list(self._requests(version).ask(rows))
+            return list(asking(_OneVersion(self._client, version)).ask(rows))
         except ServingError as exc:
             self.give_up(str(exc))
             return None
-
-    def _requests(self, version: int) -> Requests[Any]:
-        client = _OneVersion(self._client, version)
-        return Requests(self._serving, client, patience_s=0.0, stopping=None, on_answer=lambda _rows, _ms: None)
 
     def _look(self) -> None:
         try:
@@ -161,10 +159,13 @@ class _OneVersion:
     """Asks one version and no other."""
 
     def __init__(self, client: ServingClient, version: int) -> None:
-        self.model, self._client, self._version = client.model, client, version
+        self.model, self.version, self._client = client.model, version, client
 
     def ask(self, inputs: Arrays) -> Waiting:
-        return self._client.ask_version(self._version, inputs)
+        return self._client.ask_version(self.version, inputs)
+
+    def ask_signature(self, signature: str, inputs: Arrays) -> Waiting:
+        return self._client.ask_version(self.version, inputs, signature)
 
 
 @dataclass(slots=True)
@@ -184,24 +185,22 @@ class Panel(Generic[R]):
     Args:
       champion: asks the version that is to answer.
       beside: what else is asked.
+      asking: makes what asks it.
     """
 
-    def __init__(self, champion: Requests[R], beside: Beside | None) -> None:
-        self._champion, self._beside = champion, beside
+    def __init__(self, champion: Asks[R], beside: Beside | None, asking: Asking[R]) -> None:
+        self._champion, self._beside, self._asking = champion, beside, asking
 
-    def ask(
-        self, rows: R, on_refused: OnRefused[R] | None = None, *, alone: bool = False
-    ) -> Iterator[tuple[R, Answer, Role]]:
+    def ask(self, rows: R, on_refused: OnRefused[R] | None = None) -> Iterator[tuple[R, Answer, Role]]:
         """The answers to all rows, those to each key's in their order, and to some a second one, by the shadow.
 
         Args:
           rows: what to ask.
           on_refused: as for `Requests.ask`.
-          alone: ask the champion only.
         Raises:
           ServingError: as `Requests.ask`, of the champion only.
         """
-        if self._beside is None or alone:
+        if self._beside is None:
             yield from self._by_champion(rows, on_refused)
         else:
             yield from self._by_all(self._beside, rows, on_refused)
@@ -213,7 +212,7 @@ class Panel(Generic[R]):
     def _by_all(self, beside: Beside, rows: R, on_refused: OnRefused[R] | None) -> Iterator[tuple[R, Answer, Role]]:
         began = time.monotonic()
         beside.look()
-        groups = _groups(beside, rows)
+        groups = self._groups(beside, rows)
         for group in groups:
             answers = None if group.canary is None else group.canary.result()
             found = self._by_champion(group.rows, on_refused) if answers is None else _as("canary", answers)
@@ -225,26 +224,25 @@ class Panel(Generic[R]):
         for group in groups:
             yield from _as("shadow", _by_shadow(beside, group, give_up))
 
-
-def _groups(beside: Beside, rows: R) -> list[_Group[R]]:
-    """The rows by who is to answer them; the canary and the shadow have been asked."""
-    versions, champion = beside.versions, beside.champion
-    groups = [_Group(rows, champion)]
-    if versions.canary is not None and versions.canary != champion:
-        theirs = in_share(rows.key_names(), beside.canary_share, b"canary")
-        chosen = rows.only(theirs)
-        groups = [
-            _Group(rows.only(~theirs), champion),
-            _Group(chosen, versions.canary, canary=beside.ask(chosen, versions.canary)),
-        ]
-    for group in groups:
-        version = versions.before(group.answered_by)
-        if beside.shadow_share and version is not None:
-            shadowed = group.rows
-            if beside.shadow_share < 1:
-                shadowed = shadowed.only(in_share(shadowed.names(), beside.shadow_share, b"shadow"))
-            group.shadowed, group.shadow = len(shadowed), beside.ask(shadowed, version)
-    return groups
+    def _groups(self, beside: Beside, rows: R) -> list[_Group[R]]:
+        """The rows by who is to answer them; the canary and the shadow have been asked."""
+        versions, champion = beside.versions, beside.champion
+        groups = [_Group(rows, champion)]
+        if versions.canary is not None and versions.canary != champion:
+            theirs = in_share(rows.key_names(), beside.canary_share, b"canary")
+            chosen = rows.only(theirs)
+            groups = [
+                _Group(rows.only(~theirs), champion),
+                _Group(chosen, versions.canary, canary=beside.ask(chosen, versions.canary, self._asking)),
+            ]
+        for group in groups:
+            version = versions.before(group.answered_by)
+            if beside.shadow_share and version is not None:
+                shadowed = group.rows
+                if beside.shadow_share < 1:
+                    shadowed = shadowed.only(in_share(shadowed.names(), beside.shadow_share, b"shadow"))
+                group.shadowed, group.shadow = len(shadowed), beside.ask(shadowed, version, self._asking)
+        return groups
 
 
 def _by_shadow(beside: Beside, group: _Group[R], give_up: float) -> list[tuple[R, Answer]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from numpy.typing import NDArray
 
@@ -35,4 +35,18 @@ class ModelClient(Protocol):
 
     def ask(self, inputs: Arrays) -> Waiting:
         """Sends a request: the model's inputs by name, all with the same first axis. What it returns waits for it."""
+        ...
+
+
+@runtime_checkable
+class SignatureClient(ModelClient, Protocol):
+    """Asks other signatures of the model too."""
+
+    @property
+    def version(self) -> int | None:
+        """The version that answered last."""
+        ...
+
+    def ask_signature(self, signature: str, inputs: Arrays) -> Waiting:
+        """As `ask`, of a signature that is not the default one."""
         ...

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import compress
 from threading import Event as StopFlag
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.kernels.windowing import Windowing, Windows, window_digests
 from schemas.class_prediction import ClassPrediction
+from schemas.model_spec import HierarchicalModel
 from schemas.prediction import ModelVersion, Prediction, Role, WindowPrediction
 from schemas.spec import Spec
 from streaming.beside import Beside, Panel
-from streaming.model_client import Answer, ModelClient
-from streaming.requests import Requests
+from streaming.model_client import Answer, ModelClient, SignatureClient
+from streaming.requests import Asks, Requests
+from streaming.summaries import FromSummaries, SummaryStore
+
+PORTION_BYTES = 16 * 2**20
+"""So much of the windows is cut out of their steps, and asked for, at a time: of long ones there can be gigabytes."""
 
 _About = dict[str, Any]
 """What forecasts and classes of a window have in common, by field."""
@@ -96,6 +102,30 @@ class _Batch:
         return replace(row, observed=np.ones_like(row.observed), **zeros)
 
 
+class _Run(NamedTuple):
+    """Windows of a key, and the place of their run among those that are to be predicted."""
+
+    place: int
+    key: str
+    windows: Windows
+
+
+def _portions(runs: Iterable[tuple[str, Windows]], most: int) -> Iterator[list[_Run]]:
+    """The runs in portions of `most` windows, the last one may have fewer; runs are cut where they must be."""
+    portion: list[_Run] = []
+    room = most
+    for place, (key, windows) in enumerate(runs):
+        while len(windows) >= room:
+            portion.append(_Run(place, key, replace(windows, end=windows.end[:room])))
+            yield portion
+            windows, portion, room = replace(windows, end=windows.end[room:]), [], most
+        if len(windows):
+            portion.append(_Run(place, key, windows))
+            room -= len(windows)
+    if portion:
+        yield portion
+
+
 class Predictor:
     """Predicts windows with a model.
 
@@ -121,12 +151,16 @@ class Predictor:
         beside: Beside | None = None,
     ) -> None:
         self._windowing, self._client = windowing, client
-        requests: Requests[_Batch] = Requests(
-            spec.serving, client, patience_s=patience_s, stopping=stopping, on_answer=on_answer
-        )
-        self._panel = Panel(requests, beside)
+        how: dict[str, Any] = {"patience_s": patience_s, "stopping": stopping, "on_answer": on_answer}
+        asking: Callable[..., Asks[_Batch]] = partial(Requests, spec.serving)
+        self._whole = champion = asking(client, **how)
+        if isinstance(spec.model, HierarchicalModel) and spec.model.cacheable and isinstance(client, SignatureClient):
+            asking = partial(FromSummaries, spec, spec.model, SummaryStore())
+            champion = asking(client, **how)
+        self._panel = Panel(champion, beside, asking)
         self._fingerprint, self._classes = spec.window_fingerprint, spec.classes
         features = spec.stream.inputs
+        self._most = max(PORTION_BYTES // (spec.window.past * len(features) * 5), 1)  # float32 and a mask
         self._targets = [index for index, feature in enumerate(features) if feature.role == "target"]
         self._carried = [index for index, feature in enumerate(features) if feature.calendar is None]
         self._has_future = any(feature.role == "future" for feature in features)
@@ -152,12 +186,16 @@ class Predictor:
           ServingUnavailable: the server stayed away.
           ServingError: it refuses us, or every window.
         """
-        if not runs:
-            return []
         refused = None if on_refused is None else self._telling(on_refused)
         predictions: list[WindowPrediction] = []
-        for part, answer, role in self._panel.ask(self._batch(runs), refused, alone=provisional):
-            predictions += self._predictions(part, answer, "provisional" if provisional else role)
+        for portion in _portions(runs, self._most):
+            batch = self._batch(portion)
+            if provisional:  # whole: summaries are of steps that do not change any more
+                for part, answer in self._whole.ask(batch, refused):
+                    predictions += self._predictions(part, answer, "provisional")
+            else:
+                for part, answer, role in self._panel.ask(batch, refused):
+                    predictions += self._predictions(part, answer, role)
         return predictions
 
     def _telling(self, on_refused: Callable[[RefusedWindow], None]) -> Callable[[_Batch, str], None]:
@@ -167,15 +205,15 @@ class Predictor:
 
         return refused
 
-    def _batch(self, runs: Sequence[tuple[str, Windows]]) -> _Batch:
-        origin_step = np.concatenate([windows.origin_step for _, windows in runs])
-        values = np.concatenate([windows.past_values() for _, windows in runs])
+    def _batch(self, portion: Sequence[_Run]) -> _Batch:
+        origin_step = np.concatenate([run.windows.origin_step for run in portion])
+        values = np.concatenate([run.windows.past_values() for run in portion])
         return _Batch(
-            runs=[run for run, (_, windows) in enumerate(runs) for _ in range(len(windows))],
-            keys=[key for key, windows in runs for _ in range(len(windows))],
+            runs=[run.place for run in portion for _ in range(len(run.windows))],
+            keys=[run.key for run in portion for _ in range(len(run.windows))],
             origin_step=origin_step,
             values=values,
-            observed=np.concatenate([windows.past_observed() for _, windows in runs]),
+            observed=np.concatenate([run.windows.past_observed() for run in portion]),
             future=self._windowing.future_values(origin_step, values),
             as_inputs=self.inputs,
         )

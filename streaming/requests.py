@@ -49,6 +49,14 @@ OnRefused = Callable[[R, str], None]
 """Is given a row that the model does not take while it takes others, and what the server said."""
 
 
+class Asks(Protocol[R]):
+    """Asks a model for rows, in whatever way."""
+
+    def ask(self, rows: R, on_refused: OnRefused[R] | None = None) -> Iterator[tuple[R, Answer]]:
+        """As `Requests.ask`."""
+        ...
+
+
 class Requests(Generic[R]):
     """Asks a model.
 
@@ -69,9 +77,9 @@ class Requests(Generic[R]):
         serving: Serving,
         client: ModelClient,
         *,
-        patience_s: float,
-        stopping: StopFlag | None,
-        on_answer: Callable[[int, float], None],
+        patience_s: float = 0.0,
+        stopping: StopFlag | None = None,
+        on_answer: Callable[[int, float], None] = lambda _rows, _latency_ms: None,
     ) -> None:
         self._client = client
         self._patience_s, self._stopping = patience_s, stopping or StopFlag()

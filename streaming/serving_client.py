@@ -226,10 +226,14 @@ class ServingClient:
           FingerprintMismatch: the served version is of other windows, and no version that was right is left.
           ServingError: it refuses us.
         """
-        call = _Call(self._send(inputs, self._version, self._label), self._stopping)
-        return partial(self._await, inputs, call)
+        return self.ask_signature("", inputs)
 
-    def _await(self, inputs: Arrays, call: _Call) -> Answer:
+    def ask_signature(self, signature: str, inputs: Arrays) -> Waiting:
+        """As `ask`, of a signature that is not the default one."""
+        call = _Call(self._send(inputs, self._version, self._label, signature), self._stopping)
+        return partial(self._await, signature, inputs, call)
+
+    def _await(self, signature: str, inputs: Arrays, call: _Call) -> Answer:
         with self._errors_mapped():
             response = call.result()
         version: int = response.model_spec.version.value
@@ -240,7 +244,7 @@ class ServingClient:
             if not self._may_fall_back or self._last_verified is None:
                 raise
             version = self._last_verified
-            call = _Call(self._send(inputs, version), self._stopping)
+            call = _Call(self._send(inputs, version, signature=signature), self._stopping)
             try:
                 with self._errors_mapped():
                     response = call.result()
@@ -252,9 +256,9 @@ class ServingClient:
         self._last_verified = version
         return self._answer(response, call, version)
 
-    def ask_version(self, version: int, inputs: Arrays) -> Waiting:
+    def ask_version(self, version: int, inputs: Arrays, signature: str = "") -> Waiting:
         """Sends one batch to a version and no other, whatever the spec chooses; else as `ask`."""
-        call = _Call(self._send(inputs, version), self._stopping)
+        call = _Call(self._send(inputs, version, signature=signature), self._stopping)
 
         def wait() -> Answer:
             with self._errors_mapped():

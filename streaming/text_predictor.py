@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate, compress
 from threading import Event as StopFlag
 from typing import Any, Protocol
@@ -93,7 +94,7 @@ class TextPredictor:
         requests: Requests[_Texts] = Requests(
             spec.serving, client, patience_s=patience_s, stopping=stopping, on_answer=on_answer
         )
-        self._panel = Panel(requests, beside)
+        self._panel = Panel(requests, beside, partial(Requests, spec.serving))
 
     def predict(self, documents: Sequence[Document], on_refused: Callable[[int, str], None]) -> list[TextPrediction]:
         """Classifies all documents; a key's predictions of one role are in their order.

@@ -65,7 +65,7 @@ def build(options: HierarchicalModel, window: EncodedWindow, *, portable: bool) 
 
 def layout_of(options: HierarchicalModel, past: int) -> ChunkLayout:
     """How a cacheable model cuts windows of so many steps."""
-    return ChunkLayout(past, options.patch * options.chunk)
+    return ChunkLayout.of(options, past)
 
 
 def _given(window: EncodedWindow, state: Any) -> dict[str, Any]:

@@ -46,7 +46,7 @@ from models.forecaster import build_forecaster
 from models.layers.chunks import ChunkLevel, PatchStem, UpperLevels
 from models.scaling import Constants
 from models.window import EncodedWindow
-from pipelines.kernels.long_context import SummaryCache
+from pipelines.kernels.long_context import Summaries
 from schemas.dataset import Moments, Statistics
 from schemas.model_spec import HierarchicalModel
 from schemas.spec import Spec, parse_spec
@@ -262,7 +262,7 @@ class _Appending:
         self._encode = tf.function(signatures["encode_chunk"], reduce_retracing=True)
         self._predict = tf.function(signatures["predict_from_summaries"])
         self._layout, self._recent = hierarchical.layout_of(self._spec.model, length), self._spec.model.recent
-        self._cache = SummaryCache(self._layout)
+        self._kept = Summaries.none()
         self._values = np.random.default_rng(SEED).normal(size=(length + events, 1)).astype(np.float32)
         self._observed = np.ones(self._values.shape, bool)
 
@@ -277,13 +277,14 @@ class _Appending:
     def from_kept(self, event: int) -> Float32:
         """The same, by the summaries that are kept from the window before."""
         window = slice(event, event + self._layout.past)
-        values, observed, origin = self._values[window], self._observed[window], window.stop
-        missing = self._cache.missing(origin)
+        values, observed, origin = self._values[None, window], self._observed[None, window], np.array([window.stop])
+        missing = self._kept.missing(self._layout, origin)
         cut = self._layout.cut(missing, origin, values, observed)
         made = self._encode(_tensors({"chunk_values": cut[0], "chunk_observed": cut[1]}))
-        joined = self._cache.join(origin, missing, made["summary"].numpy(), made["present"].numpy())
-        slots = {"summaries": joined[0][None], "present": joined[1][None]}
-        recent = {"past_values": values[None, -self._recent :], "past_observed": observed[None, -self._recent :]}
+        summary, present = made["summary"].numpy(), made["present"].numpy()
+        summaries, there, self._kept = self._kept.join(self._layout, origin, missing, summary, present)
+        slots = {"summaries": summaries, "present": there}
+        recent = {"past_values": values[:, -self._recent :], "past_observed": observed[:, -self._recent :]}
         mean: Float32 = self._predict(_tensors(slots | recent))["mean"].numpy()
         return mean
 

@@ -19,7 +19,7 @@ from models.families import hierarchical
 from models.forecaster import build_forecaster
 from models.forms import input_forms
 from models.scaling import Constants
-from pipelines.kernels.long_context import SummaryCache
+from pipelines.kernels.long_context import Summaries
 from schemas.errors import SpecError
 from schemas.model_spec import HierarchicalModel
 from schemas.spec import Spec
@@ -167,19 +167,19 @@ def test_summaries_predict_what_the_whole_window_does(
     spec, model, signatures = cacheable
     assert isinstance(spec.model, HierarchicalModel)
     layout = hierarchical.layout_of(spec.model, PAST)
-    cache = SummaryCache(layout)
+    kept = Summaries.none()
     values, observed = series_of(spec, PAST + sum(strides), seed)
     future = np.random.default_rng(seed).uniform(-0.5, 0.5, (1, 6, 1)).astype(np.float32)
     shared = {"key": np.array([b"north"]), "future_values": future}
     at = 0
     for stride in (0, *strides):
         at += stride
-        past = {"values": values[at : at + PAST], "observed": observed[at : at + PAST]}
-        origin = first + at + PAST
-        whole = {f"past_{name}": part[None] for name, part in past.items()}
+        past = {"values": values[None, at : at + PAST], "observed": observed[None, at : at + PAST]}
+        origin = np.array([first + at + PAST])
+        whole = {f"past_{name}": part for name, part in past.items()}
         expected = mean_of(model, {**shared, **whole, "first_step": np.array([first + at])})
 
-        missing = cache.missing(origin)
+        missing = kept.missing(layout, origin)
         if len(missing):
             cut = layout.cut(missing, origin, past["values"], past["observed"])
             made = outcome(
@@ -188,11 +188,11 @@ def test_summaries_predict_what_the_whole_window_does(
             )
         else:
             made = {"summary": np.zeros((0, 8), np.float32), "present": np.zeros(0, bool)}
-        summaries, present = cache.join(origin, missing, made["summary"], made["present"])
-        recent = {f"past_{name}": part[None, -spec.model.recent :] for name, part in past.items()}
+        summaries, present, kept = kept.join(layout, origin, missing, made["summary"], made["present"])
+        recent = {f"past_{name}": part[:, -spec.model.recent :] for name, part in past.items()}
         found = outcome(
             signatures["predict_from_summaries"],
-            {**shared, **recent, "summaries": summaries[None], "present": present[None]},
+            {**shared, **recent, "summaries": summaries, "present": present},
         )
         np.testing.assert_allclose(found["mean"], expected, rtol=1e-5)
 
