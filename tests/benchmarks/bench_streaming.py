@@ -11,6 +11,7 @@ are told.
     echo       events a second with a model that answers at once, against writing the same events as they came
     stages     microseconds of processor time an event in the consumer's own stages, by the number of keys
     lstm       events a second with an LSTM, against a consumer that calls Predict once for each event
+    long_windows   milliseconds of a prediction by windows of 65,536 steps, from kept summaries and from whole windows
     crayfish   events a second of 784 numbers through a small network, which Crayfish (EDBT 2024) measures
     latency    from an event's append to its committed prediction by the LSTM, beside an echo, at 200 and 1,000 a second
                (`latency_at_least_once` where both commit so)
@@ -40,7 +41,16 @@ from schemas.spec import Spec
 from streaming.partition import Partition
 from streaming.restore import PARTITION_FETCH_BYTES, POLL_RECORDS, Restorer, replaying
 from streaming.topics import connect
-from tests.benchmarks.stream_load import crayfish, echo, hostile, latency, latency_at_least_once, lstm, stages
+from tests.benchmarks.stream_load import (
+    crayfish,
+    echo,
+    hostile,
+    latency,
+    latency_at_least_once,
+    long_windows,
+    lstm,
+    stages,
+)
 from tests.benchmarks.stream_parts import Bench, medians, series
 
 # --- cells ---
@@ -167,7 +177,19 @@ def memory(bench: Bench) -> dict[str, Any]:
 
 CELLS: Mapping[str, Callable[[Bench], dict[str, Any]]] = {
     cell.__name__: cell
-    for cell in (restart, replay, memory, echo, stages, lstm, crayfish, latency, latency_at_least_once, hostile)
+    for cell in (
+        restart,
+        replay,
+        memory,
+        echo,
+        stages,
+        lstm,
+        long_windows,
+        crayfish,
+        latency,
+        latency_at_least_once,
+        hostile,
+    )
 }
 
 

@@ -6,7 +6,7 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from threading import Event, Thread
 from typing import Any
@@ -15,7 +15,8 @@ import numpy as np
 import orjson
 from kafka import TopicPartition
 
-from pipelines.kernels.windowing import Windowing
+from pipelines.kernels.grid import Events
+from pipelines.kernels.windowing import KeyState, Windowing, Windows
 from schemas.event import EventReader
 from schemas.prediction import PredictionWriter
 from schemas.spec import Spec
@@ -25,7 +26,7 @@ from streaming.model_client import Answer, Arrays, Waiting
 from streaming.outputs import Outputs
 from streaming.partition import Partition
 from streaming.predictor import Predictor
-from streaming.serving_client import predict_request
+from streaming.serving_client import ServingClient, predict_request
 from tests.benchmarks.stream_parts import (
     START_MS,
     STEP_MS,
@@ -83,6 +84,54 @@ def crayfish(bench: Bench) -> dict[str, Any]:
         rounds = [_rate(stream, events) for _ in range(bench.repeat)]
     by_stage = _stages(stream.spec, 100, 20_000, write=as_array_json, numbers=784)
     return medians(rounds) | {"parameters": parameters, "cpu_us_by_stage": by_stage}
+
+
+def long_windows(bench: Bench) -> dict[str, Any]:
+    """Milliseconds of an event's prediction with 65,536 steps: from kept summaries, and by the whole window."""
+    stream = bench.stream(features=1, past=65_536, model={"family": "hierarchical", "cacheable": True})
+    spec, windowing = stream.spec, Windowing(stream.spec)
+    first, events = START_MS // STEP_MS, 4 * bench.repeat
+    values = np.random.default_rng(0).normal(size=(spec.window.past + events, 1))
+    step = first + np.arange(len(values))
+
+    def push(state: KeyState, part: slice) -> tuple[KeyState, list[tuple[str, Windows]]]:
+        state, runs, _ = windowing.push(state, Events(step[part] * STEP_MS, step[part], values[part]))
+        return state, [("key-0", replace(run, end=run.end[-1:])) for run in runs if len(run)]
+
+    took: dict[str, list[float]] = {"summaries": [], "whole": []}
+    with stream.real_model(), ServingClient(spec) as client:
+        client.wait_until_available(60)
+        predictors = {
+            "summaries": Predictor(spec, windowing, client),
+            "whole": Predictor(spec, windowing, _Only(client)),
+        }
+        state, warm = push(windowing.empty(), slice(spec.window.past))
+        for predictor in predictors.values():
+            predictor.predict(warm)
+        for event in range(spec.window.past, len(values)):
+            state, runs = push(state, slice(event, event + 1))
+            means = []
+            for name, predictor in predictors.items():
+                began = time.monotonic()
+                means += [prediction.mean for prediction in predictor.predict(runs)]
+                took[name].append(1_000 * (time.monotonic() - began))
+            np.testing.assert_allclose(*means, rtol=1e-5, atol=1e-5)
+    median = {f"{name}_ms": round(statistics.median(times), 1) for name, times in took.items()}
+    return median | {"whole_over_summaries": round(median["whole_ms"] / median["summaries_ms"], 2), "events": events}
+
+
+@dataclass
+class _Only:
+    """Asks no signature but the default one."""
+
+    client: ServingClient
+
+    @property
+    def model(self) -> str:
+        return self.client.model
+
+    def ask(self, inputs: Arrays) -> Waiting:
+        return self.client.ask(inputs)
 
 
 def stages(bench: Bench) -> dict[str, Any]:
