@@ -44,6 +44,8 @@ from streaming.transactions import Transactions
 logger = logging.getLogger(__name__)
 
 POLL_MS = 500
+JOINING_POLL_MS = 100
+"""Of a member without partitions: a poll in which it gets some goes on to its end, with nothing to read yet."""
 SLICE_S = 0.25
 """How long the live partitions wait, at a time, for those that are being restored."""
 SESSION_TIMEOUT_MS = 10_000
@@ -214,7 +216,7 @@ class GroupLoop(ABC):
     # --- 1. poll ---
 
     def _poll(self) -> dict[TopicPartition, list[Record]]:
-        timeout_ms = 0 if self._restorer.is_busy else POLL_MS
+        timeout_ms = 0 if self._restorer.is_busy else POLL_MS if self._partitions else JOINING_POLL_MS
         batch: dict[TopicPartition, list[Record]] = {}
         with suppress(
             NoOffsetForPartitionError
