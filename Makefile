@@ -62,6 +62,10 @@ imports: $(READY) ## Check which room imports which
 flink: $(READY) ## Start Flink and Beam's job server on this machine, and say how to submit an ingest to them
 	@$(BIN)/python -m deploy.local.flink
 
+.PHONY: picture
+picture: $(READY) ## Make the docs' pictures of the live page (with Debian's chromium)
+	@$(BIN)/python -m tests.dashboard_picture
+
 .PHONY: wheel
 wheel: $(READY) ## Build the wheel: for the images, and for remote Beam workers (--extra_package)
 	@rm -rf dist

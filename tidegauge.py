@@ -595,6 +595,10 @@ def dashboard(
     ] = None,
     host: Annotated[str, typer.Option(help="The address to listen on; there is no login.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65_535, help="0 for a free one.")] = 8_600,
+    name: Annotated[
+        list[str] | None,
+        typer.Option("--name", help="A name that browsers may call it by, beside localhost and addresses."),
+    ] = None,
     keys: Annotated[int, typer.Option(min=1, help="Follow so many keys: the first that come, or are asked for.")] = 100,
     tail: Annotated[int, typer.Option(min=1, help="Begin so many records before each partition's end.")] = 20_000,
     as_json: AsJson = False,
@@ -609,8 +613,8 @@ def dashboard(
     from streaming.dashboard.dashboard import run_dashboard
 
     stopping = Event()
-    for name in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(name, lambda *_: stopping.set())
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
 
     def serving(address: str) -> None:
         _show({"address": address}, as_json, lambda: [f"dashboard: {address}"])
@@ -621,6 +625,7 @@ def dashboard(
         metrics=metrics or (),
         host=host,
         port=port,
+        names=name or (),
         keys=keys,
         tail=tail,
         stopping=stopping,

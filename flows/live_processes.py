@@ -95,6 +95,10 @@ class LiveProcesses:
             for sample in found.samples
         }
 
+    def addresses(self) -> list[str]:
+        """Where the metrics are of what `start` started."""
+        return [f"127.0.0.1:{port}" for port in self._ports.values()]
+
     def wait_until_caught_up(self) -> None:
         """Waits until every event is predicted from and every prediction that can be is scored.
 

@@ -24,6 +24,7 @@ def run_dashboard(
     metrics: Sequence[str] = (),
     host: str = "127.0.0.1",
     port: int = 0,
+    names: Sequence[str] = (),
     keys: int = MOST_KEYS,
     tail: int = TAIL,
     stopping: StopFlag,
@@ -36,6 +37,7 @@ def run_dashboard(
       metrics: the endpoints of its processes, as `Endpoint.parse` takes them.
       host: the address to listen on.
       port: 0 for a free one.
+      names: what browsers may call it, beside localhost and addresses.
       keys: how many keys are followed.
       tail: so many records of each partition are read of what was before.
       stopping: once set, it ends.
@@ -56,7 +58,7 @@ def run_dashboard(
         tail=tail,
     )
     with ExitStack() as stack:
-        server = stack.enter_context(DashboardServer(board.document, host=host, port=port))
+        server = stack.enter_context(DashboardServer(board.document, host=host, port=port, names=names))
         stack.enter_context(reader)
         if asked:
             endpoints = Endpoints(asked)

@@ -4,9 +4,9 @@
     /api/state   the state (`Board.document`); ?key= &target= &lead= say of which series
     /healthz     200 while this answers
 
-There is no login, nothing can be changed, and all but loopback is refused unless it is asked for. A page of another
+There is no login, nothing can be changed, and it listens on loopback unless it is told otherwise. A page of another
 site cannot read this one: it is not told that it may (CORS), and a name of its own that it points to this machine (DNS
-rebinding) is refused by the Host header.
+rebinding) is refused by the Host header: what is answered to are addresses, localhost, and names that were given.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import gzip
 import hashlib
 import ipaddress
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
@@ -43,7 +43,6 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
 }
-LOOPBACK_NAMES = {"localhost", "127.0.0.1", "::1"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,16 +84,21 @@ class DashboardServer:
       document: gives the state; its arguments are `Board.document`'s.
       host: the address to listen on.
       port: 0 for a free one.
+      names: what browsers may call it, beside localhost and addresses.
     Raises:
       InputError: the address cannot be listened on.
       ModuleNotFoundError: plotly is not installed.
     """
 
-    def __init__(self, document: Callable[..., dict[str, Any]], *, host: str, port: int) -> None:
+    def __init__(
+        self, document: Callable[..., dict[str, Any]], *, host: str, port: int, names: Sequence[str] = ()
+    ) -> None:
+        given = [name.lower() for name in names]
+
         class Handler(_Handler):
             files = page_files()
             state = staticmethod(document)
-            hosts = LOOPBACK_NAMES if _is_loopback(host) else None
+            names = frozenset(("localhost", host, *given))
 
         try:
             self._server = (_Server6 if ":" in host else _Server)((host, port), Handler)
@@ -121,17 +125,18 @@ class _Server6(_Server):
     address_family = socket.AF_INET6
 
 
-def _is_loopback(host: str) -> bool:
+def _is_address(name: str) -> bool:
     try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+        ipaddress.ip_address(name)
     except ValueError:
         return False
+    return True
 
 
 class _Handler(BaseHTTPRequestHandler):
     files: dict[str, _File]
     state: Callable[..., dict[str, Any]]
-    hosts: set[str] | None
+    names: frozenset[str]
     protocol_version = "HTTP/1.1"
     server_version, sys_version = "tidegauge", ""
     timeout = 30
@@ -140,7 +145,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Answers a request for a file or the state."""
         parts = urlsplit(self.path)
         if not self._is_for_us():
-            self._answer(421, "text/plain", b"expected the Host localhost: --host says who else may ask\n")
+            self._answer(421, "text/plain", b"expected a Host that is an address, localhost or a --name\n")
         elif parts.path == "/api/state":
             options = orjson.OPT_SERIALIZE_NUMPY
             self._answer(200, "application/json", orjson.dumps(self.state(**_arguments(parts.query)), option=options))
@@ -159,10 +164,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _is_for_us(self) -> bool:
         try:
-            name = urlsplit(f"//{self.headers.get('Host', '')}").hostname
+            name = urlsplit(f"//{self.headers.get('Host', '')}").hostname or ""
         except ValueError:
             return False
-        return self.hosts is None or name in self.hosts
+        return name in self.names or _is_address(name)
 
     def _file(self, file: _File) -> None:
         headers = {"ETag": file.tag, "Cache-Control": "no-cache", "Vary": "Accept-Encoding"}

@@ -89,7 +89,9 @@ def test_everything_that_is_mounted_is_there() -> None:
         assert (DEPLOY / config["file"]).is_file()
 
 
-@pytest.mark.parametrize("name", ["serving-config", "tensorflow-serving", "consumer", "accuracy", "scheduler", "batch"])
+@pytest.mark.parametrize(
+    "name", ["serving-config", "tensorflow-serving", "consumer", "accuracy", "dashboard", "scheduler", "batch"]
+)
 def test_commands_are_ones_that_our_programs_take(name: str) -> None:
     check_command(program_of(name))
 
@@ -129,6 +131,13 @@ def test_prometheus_scrapes_what_the_services_tell() -> None:
     assert found["names"] == ["model-server"]
     assert f"--rest_api_port={found['port']}" in SERVICES["model-server"]["command"]
     assert servers["metrics_path"] == METRICS_PATH
+
+
+def test_the_dashboard_reads_what_the_services_tell() -> None:
+    program = program_of("dashboard")
+    assert program[program.index("--metrics") + 1] == f"consumer:{SERVICES['consumer']['expose'][0]}"
+    [port] = SERVICES["dashboard"]["ports"]
+    assert port == f"127.0.0.1:{program[program.index('--port') + 1]}:8600"
 
 
 def test_no_secret_is_in_the_files() -> None:

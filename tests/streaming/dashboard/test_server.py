@@ -25,7 +25,7 @@ HOSTILE = "</script><script>alert(1)</script>"
 @pytest.fixture(scope="module")
 def server() -> Iterator[DashboardServer]:
     spec = tiny_spec(stream={"description": HOSTILE})
-    with DashboardServer(Board(spec).document, host="127.0.0.1", port=0) as server:
+    with DashboardServer(Board(spec).document, host="127.0.0.1", port=0, names=["Tides.example"]) as server:
         yield server
 
 
@@ -98,7 +98,11 @@ def test_queries_that_ask_for_nothing(server: DashboardServer, query: str) -> No
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:8600", "127.0.0.1.evil.example", "", "["])
 def test_a_name_that_somebody_else_points_here(server: DashboardServer, host: str) -> None:
     assert get(server, "/api/state", Host=host)[0] == 421
-    assert get(server, "/", Host="localhost:1")[0] == 200
+
+
+@pytest.mark.parametrize("host", ["localhost:1", "127.0.0.1", "[::1]:8600", "10.1.2.3", "tides.EXAMPLE"])
+def test_names_that_are_known(server: DashboardServer, host: str) -> None:
+    assert get(server, "/", Host=host)[0] == 200
 
 
 def test_nothing_can_be_changed(server: DashboardServer) -> None:
