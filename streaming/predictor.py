@@ -22,7 +22,7 @@ from streaming.model_client import Answer, ModelClient, SignatureClient
 from streaming.requests import Asks, Requests
 from streaming.summaries import FromSummaries, SummaryStore
 
-PORTION_BYTES = 16 * 2**20
+PORTION_BYTES = 8 * 2**20
 """So much of the windows is cut out of their steps, and asked for, at a time: of long ones there can be gigabytes."""
 
 _About = dict[str, Any]

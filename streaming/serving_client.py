@@ -30,7 +30,7 @@ from streaming.serving_protos import (
     PredictRequest,
     PredictResponse,
 )
-from streaming.tensors import decode_tensor, encode_tensor
+from streaming.tensors import decode_tensor, serialize_tensor
 
 # What is not here, such as UNAUTHENTICATED, is neither the inputs' fault nor does it go away by itself.
 _KINDS: dict[grpc.StatusCode, type[ServingError]] = {
@@ -76,7 +76,7 @@ def predict_request(
     elif label is not None:
         request.model_spec.version_label = label
     for name, array in inputs.items():
-        request.inputs[name].CopyFrom(encode_tensor(array, as_content=array.dtype.kind not in "OSU"))
+        request.inputs[name].MergeFromString(serialize_tensor(array, as_content=array.dtype.kind not in "OSU"))
     return request
 
 

@@ -259,7 +259,8 @@ def window_digests(past_values: Float32, past_observed: Bool, future_values: Flo
 
     Arguments are (window, time, feature), little-endian in memory, as models take them.
     """
-    parts = [(memoryview(array.tobytes()), array[:1].nbytes) for array in (past_values, past_observed, future_values)]
+    arrays = (past_values, past_observed, future_values)
+    parts = [(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data, array[:1].nbytes) for array in arrays]
     digests = []
     for window in range(len(past_values)):
         digest = hashlib.blake2b(digest_size=8)
