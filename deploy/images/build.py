@@ -103,7 +103,7 @@ class Builder:
 
         Args:
           image: the image.
-          command: what runs in the container.
+          command: what runs in the container; several that are put after what this gives share the container.
           folders: of this machine, and where the container has them.
         """
         container = self._run([*self._buildah, "from", image.name]).strip()

@@ -64,7 +64,7 @@ def test_the_streaming_image_predicts(builder: Builder, built: Callable[[str], I
 def test_the_batch_image_trains_what_the_model_server_image_serves(
     builder: Builder, built: Callable[[str], Image], tmp_path: Path
 ) -> None:
-    """The demo's data to a forecast: each step in a container of its own, which share folders as volumes."""
+    """The demo's data to a forecast, in two containers that share folders as volumes."""
     batch, server = built("batch"), built("model-server")
     port = free_port()
     document = yaml.safe_load((CHECKOUT / "deploy" / "specs" / "weather.yaml").read_text())
@@ -76,12 +76,11 @@ def test_the_batch_image_trains_what_the_model_server_image_serves(
     for path in (tmp_path, tmp_path / "models"):
         path.chmod(0o777)  # the containers' user is another one
     folders = {tmp_path: "/work", tmp_path / "models": "/models"}
+    inside = builder.command(batch, folders=folders)
 
     def verb(*arguments: str) -> dict[str, Any]:
-        command = ["tidegauge", arguments[0], "--spec", "/work/spec.yaml", "--json", *arguments[1:]]
-        done = subprocess.run(
-            builder.command(batch, *command, folders=folders), capture_output=True, text=True, timeout=600, check=False
-        )
+        command = [*inside, "tidegauge", arguments[0], "--spec", "/work/spec.yaml", "--json", *arguments[1:]]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
         assert done.returncode == 0, done.stderr
         document: dict[str, Any] = json.loads(done.stdout)
         return document

@@ -31,6 +31,7 @@ from tests.certificates import Certificates
 from tests.conformance.server_process import ServerProcess
 from tests.conftest import Kafka
 from tests.e2e.conftest import MODEL, LiveStream, Models
+from tests.e2e.test_accuracy import score
 from tests.e2e.test_stream import assert_exactly_once, history, send
 from tests.specs import tiny_spec
 
@@ -128,9 +129,10 @@ def test_the_whole_path(
     certificates: Certificates,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """SCRAM over TLS to Kafka and certificates on both sides to the model server, in the consumer's own process.
+    """SCRAM over TLS to Kafka and certificates on both sides to the model server, in processes of their own.
 
-    Predictions and backfills are read back here. No word that was said holds the password or a key.
+    The consumer predicts, `tidegauge accuracy` scores; predictions and backfills are read back here. No word that was
+    said holds the password or a key.
     """
     server, serving = secured_models
     monkeypatch.setenv("ALICE_S_PASSWORD", PASSWORD)
@@ -148,6 +150,9 @@ def test_the_whole_path(
     topics = spec.topics
     assert sum(1 for _ in read_predictions(spec, topics.predictions.name)) == counts["predictions"] > 0
     assert len(match_ranges(spec, f"kafka:{topics.input.name}")) > 0
+    scored = score(live)
+    assert scored["predictions"] == counts["predictions"]
+    assert scored["scored"] > 0
     assert_exactly_once(live)
     # The server was asked in batches, and by nobody without a certificate.
     with urllib.request.urlopen(f"{server.rest}{METRICS_PATH}", timeout=10) as page:
