@@ -27,12 +27,14 @@ class Equations:
     """Sums over rows, by group.
 
     `gram` float64 (group, input, input): x'x. `product` float64 (group, input, output): x'y of observed outputs.
-    `rows` float64 (group,). `observed` float64 (group, output): rows in which the output was observed.
+    `energy` float64 (group,): the squares of observed outputs. `rows` float64 (group,). `observed` float64
+    (group, output): rows in which the output was observed.
     """
 
     def __init__(self, groups: int, inputs: int, outputs: int) -> None:
         self.gram = np.zeros((groups, inputs, inputs))
         self.product = np.zeros((groups, inputs, outputs))
+        self.energy = np.zeros(groups)
         self.rows = np.zeros(groups)
         self.observed = np.zeros((groups, outputs))
 
@@ -49,6 +51,7 @@ class Equations:
             x, y = inputs[:, group].astype(np.float64), known[:, group].astype(np.float64)
             self.gram[group] += x.T @ x
             self.product[group] += x.T @ y
+            self.energy[group] += np.vdot(y, y)
         self.rows += len(inputs)
         self.observed += observed.sum(axis=0)
 
@@ -65,6 +68,18 @@ class Equations:
         for name, sums in vars(self).items():
             setattr(one, name, sums[groups].sum(axis=0, keepdims=True))
         return one
+
+    def squared_error(self, maps: Float32) -> float:
+        """The sum of (y - xb)² over rows and outputs, all of which must have been observed.
+
+        Args:
+          maps: float32 (group or 1, input, output).
+        """
+        total = 0.0
+        for sums, coefficients in zip([self.together()] if len(maps) == 1 else self.apart(), maps, strict=True):
+            b = coefficients.astype(np.float64)
+            total += float(sums.energy[0] + np.vdot(b, sums.gram[0] @ b - 2 * sums.product[0]))
+        return total
 
     def share(self) -> Float64:
         """Of each output, the share of rows in which it was observed, float64 (output,); 1 where it never was."""

@@ -70,3 +70,14 @@ def test_an_input_that_never_varies_and_an_output_that_never_came_give_nothing()
     assert np.isfinite(coefficients).all()
     assert not coefficients[0].any()
     assert not coefficients[:, 1].any()
+
+
+def test_the_squared_error_of_maps_follows_from_the_sums() -> None:
+    rng = np.random.default_rng(3)
+    inputs, outputs = _rows(rng)
+    equations = Equations(_GROUPS, _INPUTS, _OUTPUTS)
+    equations.add(inputs, outputs, np.ones(outputs.shape, bool))
+    for groups in (1, _GROUPS):
+        maps = rng.normal(size=(groups, _INPUTS, _OUTPUTS)).astype(np.float32)
+        expected = np.square(outputs - np.einsum("rgi,gio->rgo", inputs, np.broadcast_to(maps, (_GROUPS, 6, 4)))).sum()
+        assert equations.squared_error(maps) == pytest.approx(expected, rel=1e-5)
