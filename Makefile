@@ -97,8 +97,9 @@ bench-reading: $(READY) ## Measure the reader: windows a second, and an epoch ag
 	@$(BIN)/python -m tests.benchmarks.bench_reading
 
 .PHONY: bench-training
-bench-training: $(READY) ## Measure an epoch of training against plain Keras on arrays (DATA=folder, see bench-accuracy)
-	@$(BIN)/python -m tests.benchmarks.bench_training --data $(DATA)
+bench-training: $(READY) ## Measure training against plain Keras on arrays (DATA=folder, see bench-accuracy; NEURALFORECAST=python)
+	@$(BIN)/python -m tests.benchmarks.bench_training --data $(DATA) \
+		$(if $(NEURALFORECAST),--neuralforecast $(NEURALFORECAST))
 
 .PHONY: bench-serving
 bench-serving: $(READY) ## Measure the model server

@@ -1,6 +1,6 @@
 """Measures what an epoch of training costs against plain Keras `fit` on arrays in memory.
 
-    python -m tests.benchmarks.bench_training --data FOLDER
+    python -m tests.benchmarks.bench_training --data FOLDER [--families NAME ...] [--neuralforecast PYTHON]
 
 `FOLDER` holds `ett/ETTh1.csv` (see bench_accuracy). For each family the same model, optimizer and windows are trained
 twice, turn by turn in this process:
@@ -11,6 +11,11 @@ twice, turn by turn in this process:
 
 An epoch's seconds are the median of those after the first, which compiles. The seconds to a validation error are those
 until each has reached the worse of the two best, epochs only.
+
+With `--neuralforecast`, the Python of an environment that has it, each family stands beside the one there that is
+nearest to it instead: 96 steps ahead by the strict protocol, each from a process of its own, in turn. The seconds are
+those of training and of forecasting every test window, without the start, the reading of the file and our ingest. Our
+settings are those of `bench_accuracy`, which were chosen on validation.
 """
 
 from __future__ import annotations
@@ -18,6 +23,8 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -28,16 +35,20 @@ import numpy as np
 from keras import ops
 from rich.console import Console
 
-from models import layout
+from models import layout, stored
+from models.evaluation import evaluate_model
 from models.forecaster import build_forecaster
 from models.forms import input_forms
 from models.reader import windows
 from models.run import fit
+from models.run_folder import open_run
 from models.scaling import Constants
 from models.train import ForecastTask
 from pipelines.ingest import ingest
 from schemas.dataset import DatasetFolder
 from schemas.spec import Spec, load_spec, parse_spec
+from tests.benchmarks.accuracy import ett
+from tests.benchmarks.accuracy.cells import Place
 
 SPEC = Path(__file__).parents[2] / "deploy" / "specs" / "etth1.yaml"
 FAMILIES: dict[str, dict[str, Any]] = {
@@ -48,6 +59,9 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "attention": {"family": "attention", "units": 16},
 }
 
+NEAREST = {"linear": "DLinear", "mlp": "NHITS", "attention": "PatchTST", "lstm": "LSTM"}
+"""Of our families, what NeuralForecast has."""
+
 Course = list[tuple[float, float]]
 """Seconds and validation error (MSE, standardised) of each epoch."""
 
@@ -56,14 +70,25 @@ def main() -> None:
     """Runs the rounds and prints one JSON document."""
     parser = argparse.ArgumentParser(description="Measure training.")
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--families", nargs="+", default=list(FAMILIES), choices=FAMILIES)
+    parser.add_argument("--families", nargs="+", choices={**FAMILIES, **NEAREST})
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--neuralforecast", metavar="PYTHON", help="of an environment that has it")
+    parser.add_argument("--work", type=Path, default=Path("build/accuracy"), help="where its datasets are kept")
+    parser.add_argument("--alone", choices=NEAREST, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    place = Place(arguments.data, arguments.work)
+    if arguments.alone:
+        print(json.dumps(_train_and_forecast(arguments.alone, place)))
+        return
+    if arguments.neuralforecast:
+        for family in arguments.families or NEAREST:
+            print(json.dumps(_beside_neuralforecast(family, place, arguments.neuralforecast)), flush=True)
+        return
     found = {}
     with tempfile.TemporaryDirectory(prefix="bench-training-") as name:
         folder = Path(name)
-        for family in arguments.families:
+        for family in arguments.families or FAMILIES:
             spec = _spec(family, arguments.epochs)
             dataset = folder / "dataset"
             if not dataset.exists():
@@ -71,6 +96,39 @@ def main() -> None:
             found[family] = _measure(spec, DatasetFolder(dataset), folder / family, arguments.repeat)
             print(family, json.dumps(found[family]), flush=True)
     print(json.dumps(found, indent=2))
+
+
+def _beside_neuralforecast(family: str, place: Place, python: str) -> dict[str, Any]:
+    """What our family and the nearest one there reach, and how long they take."""
+    file = ett.csv_of("etth1", place)
+    ett.dataset(_strict_spec(family), "etth1", place)
+    ours = ["tests.benchmarks.bench_training", "--data", str(place.data), "--work", str(place.work), "--alone", family]
+    theirs = ["tests.benchmarks.neuralforecast_models", str(file), NEAREST[family]]
+    return {family: _said([sys.executable, "-m", *ours]), NEAREST[family]: _said([python, "-m", *theirs])}
+
+
+def _said(command: list[str]) -> dict[str, float]:
+    lines = subprocess.run(command, capture_output=True, check=True, text=True).stdout.splitlines()
+    found: dict[str, float] = json.loads(lines[-1])
+    return {name: round(value, 4) for name, value in found.items()}
+
+
+def _strict_spec(family: str) -> Spec:
+    return ett.spec_of("etth1", 96, family, 0)
+
+
+def _train_and_forecast(family: str, place: Place) -> dict[str, float]:
+    """The test error of a family, and the seconds of training it and of forecasting all test windows."""
+    spec = _strict_spec(family)
+    folder = ett.dataset(spec, "etth1", place)
+    with tempfile.TemporaryDirectory(prefix="bench-training-") as name:
+        began = time.perf_counter()
+        task = ForecastTask(spec, folder.path)
+        open_run(Path(name), task.record, resume=False)
+        fit(task, Path(name), Console(quiet=True))
+        scores = evaluate_model(spec, folder, "test", stored.load(name).model)
+        seconds = time.perf_counter() - began
+    return {"mse": scores["standardised"]["mse"], "windows": scores["windows"], "seconds": seconds}
 
 
 def _spec(family: str, epochs: int) -> Spec:

@@ -43,6 +43,7 @@ _SLOW: dict[str, Any] = {"learning_rate": 1e-3, "schedule": {"by": "cosine"}, "e
 _FAST: dict[str, Any] = _SLOW | {"learning_rate": 2e-3, "epochs": 5}
 SETTINGS: dict[str, tuple[int, dict[str, Any], dict[str, Any]]] = {
     "linear": (512, {"family": "linear", "look_back": [336, 512]}, {}),
+    "mlp": (512, {"family": "mlp", "units": 64, "layers": 2, "dropout": 0.5}, _FAST),
     "rnn": (512, {"family": "rnn", "units": 64, "segment": 24, "dropout": 0.5}, _SLOW),
     "lstm": (512, {"family": "lstm", "units": 48, "segment": 24, "dropout": 0.5}, _FAST),
     "attention": (
@@ -61,8 +62,8 @@ SETTINGS: dict[str, tuple[int, dict[str, Any], dict[str, Any]]] = {
     "cnn": (512, {"family": "cnn", "units": 32, "layers": 3, "patch": 24, "stride": 24, "dropout": 0.3}, _FAST),
 }
 """Of each model: the past, its section of the spec and that of its training."""
-ENSEMBLE = "ensemble"
-"""All of them, weighted on the validation split."""
+ENSEMBLE, MEMBERS = "ensemble", ("linear", "rnn", "lstm", "attention", "cnn")
+"""Those of them, weighted on the validation split."""
 
 
 def spec_of(series: str, horizon: int, model: str, seed: int) -> Spec:
@@ -81,7 +82,7 @@ def spec_of(series: str, horizon: int, model: str, seed: int) -> Spec:
 
 def run(series: str, horizon: int, model: str, seed: int, place: Place) -> dict[str, Any]:
     """Trains a model, or makes the ensemble of all, and measures it on both splits."""
-    members = [spec_of(series, horizon, name, seed) for name in ([*SETTINGS] if model == ENSEMBLE else [model])]
+    members = [spec_of(series, horizon, name, seed) for name in (MEMBERS if model == ENSEMBLE else [model])]
     spec, folder = members[0], dataset(members[0], series, place)
     expected = 2880 * STEPS[series][2] - horizon + 1
     if folder.split("test").windows != expected:
@@ -111,7 +112,7 @@ def fingerprint_of_cell(series: str, horizon: int, model: str, seed: int) -> str
     """That of the spec, or of all members' specs."""
     if model != ENSEMBLE:
         return spec_of(series, horizon, model, seed).fingerprint
-    return fingerprint_of({name: fingerprint_of_cell(series, horizon, name, seed) for name in SETTINGS})
+    return fingerprint_of({name: fingerprint_of_cell(series, horizon, name, seed) for name in MEMBERS})
 
 
 def validate(spec: Spec, folder: DatasetFolder, model: Any) -> dict[str, Any]:
@@ -130,14 +131,19 @@ def dataset(spec: Spec, series: str, place: Place) -> DatasetFolder:
     """The dataset of a spec's windows, made where it is not there yet."""
     folder = place.work / "datasets" / spec.window_fingerprint
     if not (folder / "COMPLETED").is_file():
-        plain = place.data / "ett" / f"{STEPS[series][0]}.csv"
-        if not plain.is_file():
-            packed, plain = plain.with_suffix(".csv.gz"), place.work / plain.name
-            place.work.mkdir(parents=True, exist_ok=True)
-            with gzip.open(packed) as source, plain.open("wb") as target:
-                shutil.copyfileobj(source, target)
-        ingest(spec, inputs=[str(plain)], output=str(folder))
+        ingest(spec, inputs=[str(csv_of(series, place))], output=str(folder))
     return DatasetFolder(folder)
+
+
+def csv_of(series: str, place: Place) -> Path:
+    """The published file, unpacked where it is not."""
+    plain = place.data / "ett" / f"{STEPS[series][0]}.csv"
+    if not plain.is_file():
+        packed, plain = plain.with_suffix(".csv.gz"), place.work / plain.name
+        place.work.mkdir(parents=True, exist_ok=True)
+        with gzip.open(packed) as source, plain.open("wb") as target:
+            shutil.copyfileobj(source, target)
+    return plain
 
 
 def cells(seed: int) -> list[Cell]:

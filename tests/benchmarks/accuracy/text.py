@@ -34,9 +34,11 @@ from typing import Any
 import numpy as np
 
 from models import layout
-from models.text.train import train_texts
+from models.ensemble import ensemble
+from models.text.train import TextRunSummary, train_texts
 from pipelines.kernels.text import Tokeniser
 from pipelines.text_ingest import ingest_texts
+from schemas.documents import fingerprint_of
 from schemas.text_spec import Text, TextSpec, parse_text_spec
 from tests.benchmarks.accuracy.cells import Benchmark, Cell, Place
 
@@ -57,6 +59,8 @@ _MODELS: dict[str, dict[str, Any]] = {
     "attention": {"embedding_dropout": 0.3},
     "hierarchical": {"embedding_dropout": 0.3},
 }
+ENSEMBLE, MEMBERS = "ensemble", ("cnn", "rnn", "attention")
+"""The mean of those, of `mr`, `subj`, `trec` and `sst2`."""
 _LONG = ("bigrams", "cnn", "hierarchical")
 """What reads the long documents of `newsgroups` and `novels`."""
 _TRAINING: dict[str, Any] = {"batch_size": 64, "epochs": 15, "patience": 3, "clip_norm": 3.0}
@@ -67,35 +71,53 @@ Line = tuple[str, str, str]
 
 def run(benchmark: str, model: str, fold: int, seed: int, place: Place) -> dict[str, Any]:
     """Ingests, trains and evaluates."""
-    spec = spec_of(benchmark, model, seed)
+    specs = [spec_of(benchmark, name, seed) for name in (MEMBERS if model == ENSEMBLE else [model])]
     with tempfile.TemporaryDirectory(prefix="tidegauge-text-") as name:
         work = Path(name)
         with (work / "in.jsonl").open("w", encoding="utf-8") as file:
             for number, (text, label, split) in enumerate(_READERS[benchmark](place.data, fold)):
                 file.write(json.dumps({"id": number, "text": text, "label": label, "split": split}) + "\n")
-        ingest_texts(spec, inputs=[str(work / "in.jsonl")], output=str(work / "dataset"))
-        summary = train_texts(spec, data=work / "dataset", output=work / "run", quiet=True)
-        epochs = work / "run" / layout.METRICS_FILE
+        ingest_texts(specs[0], inputs=[str(work / "in.jsonl")], output=str(work / "dataset"))
+        runs = [work / f"run-{number}" for number in range(len(specs))]
+        summaries = [
+            train_texts(spec, data=work / "dataset", output=run, quiet=True)
+            for spec, run in zip(specs, runs, strict=True)
+        ]
+        if model == ENSEMBLE:
+            runs.append(work / "ensemble")
+            made = ensemble(runs[:-1], data=work / "dataset", output=runs[-1])
+            assert isinstance(made, TextRunSummary)
+            summaries.append(made)
+        epochs = runs[-1] / layout.METRICS_FILE
         found = [json.loads(line) for line in epochs.read_text().splitlines()] if epochs.exists() else []
+    summary = summaries[-1]
     validation = found[summary.best_epoch - 1]["val_accuracy"] if found else None
     keep = ("documents", "epochs", "best_epoch", "accuracy", "macro_f1", "accuracy_majority", "accuracy_bigrams")
     outcome = {name: value for name, value in asdict(summary).items() if name in keep}
-    return {"training_seconds": summary.seconds, "validation_accuracy": validation, **outcome}
+    seconds = sum(each.seconds for each in summaries)
+    return {"training_seconds": seconds, "validation_accuracy": validation, **outcome}
 
 
 def cells(seed: int) -> list[Cell]:
     """Every benchmark, model and fold; the fit without descent has no seed, so it is among those of seed 0 only."""
     found = []
     for benchmark in _READERS:
-        for model in _LONG if benchmark in _TEXT else _MODELS:
+        for model in _LONG if benchmark in _TEXT else (*_MODELS, ENSEMBLE):
             if model == "bigrams" and seed:
                 continue
             folds = FOLDS.get(benchmark, 1)
             for fold in range(folds):
                 name = f"{benchmark}/{model}" + (f"/{fold}" if folds > 1 else "")
                 task = partial(run, benchmark, model, fold, seed)
-                found.append(Cell(name, seed, spec_of(benchmark, model, seed).fingerprint, task))
+                found.append(Cell(name, seed, fingerprint_of_cell(benchmark, model, seed), task))
     return found
+
+
+def fingerprint_of_cell(benchmark: str, model: str, seed: int) -> str:
+    """That of the spec, or of all members' specs."""
+    if model != ENSEMBLE:
+        return spec_of(benchmark, model, seed).fingerprint
+    return fingerprint_of({name: spec_of(benchmark, name, seed).fingerprint for name in MEMBERS})
 
 
 def spec_of(benchmark: str, model: str, seed: int) -> TextSpec:
