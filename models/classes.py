@@ -48,8 +48,7 @@ class Classified:
     def add(self, label: NDArray[np.int64], shares: NDArray[np.float32]) -> None:
         """Takes numbers of classes, int64 (case,), and a model's shares of them, float32 (case, class)."""
         self._confusion.add(label, shares.argmax(axis=1))
-        likely = np.maximum(shares[np.arange(len(label)), label].astype(np.float64), np.finfo(np.float32).tiny)
-        self._missed -= float(np.log(likely).sum())
+        self._missed -= float(np.log(share_of_class(shares, label)).sum())
 
     @property
     def error(self) -> float:
@@ -75,6 +74,12 @@ class Classified:
             "by_class": scores["by_class"],
             "majority": {"class": self._majority, "accuracy": 1 - beside, "skill": skill(self.error, beside)},
         }
+
+
+def share_of_class(shares: NDArray[np.float32], label: NDArray[np.int64]) -> NDArray[np.float64]:
+    """What was given to each case's class, float64 (case,), positive: of shares (case, class) and labels (case,)."""
+    found: NDArray[np.float64] = shares[np.arange(len(label)), label].astype(np.float64)
+    return np.maximum(found, np.finfo(np.float32).tiny)
 
 
 CLASS_SCORES = ("cross_entropy", "error_rate")

@@ -107,13 +107,20 @@ class Encoder:
         self._model = keras.Model(
             inputs, views | {"anchor": encoding.anchor, "mean": encoding.mean, "deviation": encoding.deviation}
         )
-        self._add_deviation = add_deviation(spec, constants)
+        self._spec, self._constants = spec, constants
 
     def examples(self, split: str) -> Iterator[Examples]:
-        """The windows of a split, each once, in batches of the training's size."""
+        """The windows of a split with targets, each once, in batches of the training's size."""
         batches = windows(self._folder, split, batch_size=self._batch_size)
-        for batch in batches.map(self._add_deviation).as_numpy_iterator():
+        for batch in batches.map(add_deviation(self._spec, self._constants)).as_numpy_iterator():
             views = self._model.predict_on_batch({name: batch[name] for name in self._inputs})
             anchor, mean, deviation = (views.pop(name) for name in ("anchor", "mean", "deviation"))
             outputs = (batch["target_values"] - mean[:, None]) / deviation[:, None] - anchor[:, None]
             yield Examples(views, outputs, batch["target_observed"], deviation / batch["target_deviation"])
+
+    def labelled(self, split: str) -> Iterator[tuple[dict[str, NDArray[Any]], NDArray[np.int64]]]:
+        """The views of a split's windows that have a label, and its class's number, int64 (batch,)."""
+        for batch in windows(self._folder, split, batch_size=self._batch_size).as_numpy_iterator():
+            told = batch["label"] >= 0
+            views = self._model.predict_on_batch({name: batch[name] for name in self._inputs})
+            yield {name: views[name][told] for name in self.shapes}, batch["label"][told]

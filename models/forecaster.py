@@ -13,6 +13,7 @@ from models.families import FAMILIES
 from models.families.family import Family, FittedFamily
 from models.fitting import State
 from models.forms import input_forms, model_section
+from models.mixture import member_name, mixed_logits, outputs_of, weighted_mean
 from models.precision import computing_in
 from models.scaling import Constants
 from schemas.dataset import Statistics
@@ -69,11 +70,6 @@ def build_forecaster(
     return keras.Model(inputs, named, name=options.family)
 
 
-def member_name(number: int) -> str:
-    """The layer of an ensemble's member."""
-    return f"member_{number}"
-
-
 def of_members(states: Sequence[State | None]) -> State | None:
     """The state of an ensemble, from those of its members; None where none has one."""
     found = {
@@ -87,31 +83,18 @@ def of_members(states: Sequence[State | None]) -> State | None:
 def _build_ensemble(
     spec: Spec, options: EnsembleModel, statistics: Statistics, portable: bool, precision: str, state: State
 ) -> Any:
-    """The members beside each other, and the weighted means of their outputs."""
+    """The members beside each other, and the weighted means of their outputs, of classes of their shares."""
     inputs = {name: keras.Input(form.shape, dtype=form.dtype, name=name) for name, form in input_forms(spec).items()}
-    found = []
+    members = []
     for number, section in enumerate(options.sections):
         prefix = f"{member_name(number)}."
         own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-        member = build_forecaster(
-            spec.model_copy(update={"model": section}),
-            statistics,
-            portable=portable,
-            precision=precision,
-            state=own or None,
-        )
-        layer = keras.Model(member.input, member.output, name=member_name(number))
-        found.append(layer({name: inputs[name] for name in member.input}))
-
-    def mean(output: str) -> Any:
-        return keras.ops.sum(
-            keras.ops.stack(
-                [weight * outputs[output] for weight, outputs in zip(options.weights, found, strict=True)], axis=0
-            ),
-            axis=0,
-        )
-
-    named = {name: keras.layers.Identity(name=name, dtype="float32")(mean(name)) for name in found[0]}
+        alone = spec.model_copy(update={"model": section})
+        members.append(build_forecaster(alone, statistics, portable=portable, precision=precision, state=own or None))
+    found = outputs_of(members, inputs)
+    put_together = mixed_logits if spec.classes else weighted_mean
+    outputs = {name: put_together(options.weights, [each[name] for each in found]) for name in found[0]}
+    named = {name: keras.layers.Identity(name=name, dtype="float32")(output) for name, output in outputs.items()}
     return keras.Model(inputs, named, name=options.family)
 
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from models.descent import Feed, Objective, Remarks
 from models.run_folder import check_file
 from schemas.dataset import DatasetFolder
-from schemas.errors import DatasetError
+from schemas.errors import DatasetError, ModelError
 from schemas.spec import Spec
 from schemas.split_spec import SPLITS
 from schemas.text_dataset import TextDatasetFolder
@@ -135,3 +135,13 @@ class Task(ABC, Generic[S]):
     @abstractmethod
     def summarise(self, course: Course, metrics: Mapping[str, Any]) -> S:
         """Tells of a complete run, by what `complete` gave."""
+
+
+def require_no_ensemble(family: str) -> None:
+    """Before a model is fitted.
+
+    Raises:
+      ModelError: it is an ensemble.
+    """
+    if family == "ensemble":
+        raise ModelError("$.model.family: an 'ensemble' is made of trained runs, by `tidegauge ensemble`")

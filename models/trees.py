@@ -7,7 +7,7 @@ every walk may take as many steps as the deepest tree has levels.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -25,12 +25,13 @@ class FlatForest:
         self._roots: list[int] = []
         self._depth = 0
 
-    def add(self, tree: Any, features: Mapping[int, int]) -> None:
+    def add(self, tree: Any, features: Mapping[int, int], leaf: Callable[[Any], float]) -> None:
         """Takes a tree.
 
         Args:
           tree: a `ydf.tree.Tree` whose conditions are all of a number being at least a threshold.
           features: from ydf's numbers of columns to those of the features that `traverse` is given.
+          leaf: from a leaf's value, as ydf has it, to the number that the walk ends with.
         """
         self._roots.append(len(self._nodes))
         self._append()
@@ -41,7 +42,7 @@ class FlatForest:
             if node.is_leaf:
                 self._nodes[row] = (0, row, 0)
                 self._thresholds[row] = np.inf
-                self._values[row] = node.value.value
+                self._values[row] = leaf(node.value)
                 continue
             condition = node.condition
             left = len(self._nodes)

@@ -25,6 +25,7 @@ from models.classes import (
     cross_entropy,
     majority,
     score_line,
+    share_of_class,
     yardstick_line,
 )
 from models.descent import Objective, Remarks
@@ -51,7 +52,8 @@ class ClassRunSummary:
     """What came of a training run.
 
     `accuracy`, `macro_f1` and `accuracy_majority` are on the test split; `skill` is 1 - error rate / that of the
-    majority class (None where it is without error). `windows` counts each split's.
+    majority class (None where it is without error). `windows` counts each split's. A family that is fitted without
+    descent has no epochs.
     """
 
     run: str
@@ -68,8 +70,9 @@ class ClassRunSummary:
     def lines(self) -> list[str]:
         """The summary in words."""
         beside = yardstick_line("always the most frequent class", _of_majority(self))
+        how = f"{self.epochs} epochs, the best was {self.best_epoch}" if self.epochs else "fitted"
         return [
-            f"{self.family}: {self.epochs} epochs, the best was {self.best_epoch}, {self.seconds:.0f} s",
+            f"{self.family}: {how}, in {self.seconds:.0f} s",
             f"test accuracy {self.accuracy:.2%}, macro F1 {self.macro_f1:.4f}",
             beside,
             f"run: {self.run}",
@@ -130,6 +133,7 @@ class WindowClassTask(WindowTask[ClassRunSummary]):
             self.folder.statistics,
             kept.model.get_weights(),
             to=run / layout.EXPORT_FOLDER,
+            state=kept.state,
             lineage={**lineage, "metrics": metrics},
         )
         return metrics
@@ -167,6 +171,15 @@ def shares_of(spec: Spec, model: Any) -> Shares:
         return found
 
     return shares
+
+
+def likelihoods(spec: Spec, folder: DatasetFolder, split: str, model: Any) -> NDArray[np.float64]:
+    """The share that a model gives to the class of each window of a split that has one, float64 (window,)."""
+    shares, found = shares_of(spec, model), []
+    for batch in windows(folder, split, batch_size=_BATCH).as_numpy_iterator():
+        told = batch["label"] >= 0
+        found.append(share_of_class(shares(batch)[told], batch["label"][told]))
+    return np.concatenate(found)
 
 
 def evaluate_classes(spec: Spec, folder: DatasetFolder, split: str, shares: Shares) -> dict[str, Any]:

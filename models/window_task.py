@@ -18,9 +18,8 @@ from models.families.family import Family, FittedFamily
 from models.forecaster import build_forecaster
 from models.forms import model_section
 from models.reader import batches_of, windows
-from models.task import S, Task
+from models.task import S, Task, require_no_ensemble
 from schemas.dataset import DatasetFolder
-from schemas.errors import ModelError
 from schemas.spec import Spec
 from schemas.split_spec import SPLITS
 
@@ -68,9 +67,9 @@ class WindowTask(Task[S]):
         Raises:
           ModelError: the model is an ensemble.
         """
-        family = FAMILIES.get(self.family)
-        if not isinstance(family, FittedFamily):
-            raise ModelError("$.model.family: an 'ensemble' is made of trained runs, by `tidegauge ensemble`")
+        require_no_ensemble(self.family)
+        family = FAMILIES[self.family]
+        assert isinstance(family, FittedFamily)
         fitted = family.fit(self.spec, self.folder)
         console.print(f"fitted: {fitted.summary}", highlight=False, soft_wrap=True)
         statistics = self.folder.statistics

@@ -275,7 +275,7 @@ class ForestModel(FittedModel):
     feature_share: Annotated[float, Field(gt=0, le=1)] = 0.33
     """Share of the features that each split draws to choose from."""
     rows: Count = 100_000
-    """About so many pairs of a window and a step of its horizon are drawn for training."""
+    """About so many pairs of a window and a step of its horizon are drawn for training; of a label, windows."""
     lags: Steps = ()
     """Steps before the origin whose values are features; powers of 2 when left out."""
     spans: Steps = ()
@@ -289,6 +289,12 @@ class ForestModel(FittedModel):
         """How far back it looks."""
         far = {"lags": max(self.lags, default=0), "spans": max(self.spans, default=0)}
         return far if self.season is None else far | {"season": season_steps(self.season, step_ms)}
+
+    def no_classifier(self) -> str | None:
+        """Trees vote for classes by plain operations; a coming step's phase tells nothing of a whole window."""
+        if self.season is not None or self.op == "ydf":
+            return "'season' or 'op: ydf'"
+        return ForecastModel.no_classifier(self)
 
 
 SingleModel = Annotated[
@@ -310,7 +316,7 @@ _SINGLE: TypeAdapter[SingleModel] = TypeAdapter(SingleModel)
 
 
 class EnsembleModel(ForecastModel):
-    """Several models as one, whose forecast is the weighted mean of theirs; `tidegauge ensemble` makes one."""
+    """Several models as one, the weighted mean of them; `tidegauge ensemble` makes one."""
 
     family: Literal["ensemble"]
     members: Annotated[tuple[dict[str, Any], ...], Field(min_length=1)]
@@ -332,8 +338,8 @@ class EnsembleModel(ForecastModel):
         return tuple(_SINGLE.validate_python(member) for member in self.members)
 
     def no_classifier(self) -> str | None:
-        """All of it."""
-        return "an ensemble"
+        """What of the members does."""
+        return next((problem for section in self.sections if (problem := section.no_classifier())), None)
 
     @property
     def on_absolute_steps(self) -> bool:

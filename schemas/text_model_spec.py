@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from functools import cached_property
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, TypeAdapter, model_validator
 
-from schemas.section import Count, Section
+from schemas.section import Count, Section, Share
 
 Dropout = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -109,7 +110,34 @@ class TextHierarchicalModel(NeuralTextModel):
     """Width of the recurrent layers over words and over rows, in each direction."""
 
 
-TextModel = Annotated[
+SingleTextModel = Annotated[
     BigramsModel | TextCnnModel | TextRnnModel | TextLstmModel | TextAttentionModel | TextHierarchicalModel,
     Field(discriminator="family"),
 ]
+"""A model that is no ensemble: one section for each family."""
+
+_SINGLE: TypeAdapter[SingleTextModel] = TypeAdapter(SingleTextModel)
+
+
+class TextEnsembleModel(Section):
+    """Several models as one, the weighted mean of their scores; `tidegauge ensemble` makes one."""
+
+    family: Literal["ensemble"]
+    members: Annotated[tuple[dict[str, Any], ...], Field(min_length=1)]
+    """The model section of each."""
+    weights: tuple[Share, ...]
+    """Of each, together 1."""
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        if len(self.weights) != len(self.sections) or abs(sum(self.weights) - 1) > 1e-6:
+            raise ValueError(f"expected a weight for each of the {len(self.members)} members, together 1")
+        return self
+
+    @cached_property
+    def sections(self) -> tuple[SingleTextModel, ...]:
+        """The members."""
+        return tuple(_SINGLE.validate_python(member) for member in self.members)
+
+
+TextModel = Annotated[SingleTextModel | TextEnsembleModel, Field(discriminator="family")]

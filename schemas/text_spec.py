@@ -18,7 +18,7 @@ from schemas.section import Count, Name, Section
 from schemas.settings_spec import Dataset, Kafka, Paths, Serving, Topics
 from schemas.spec import Spec, load_spec, parse_spec
 from schemas.split_spec import FieldSplit, KeySplit
-from schemas.text_model_spec import TextAttentionModel, TextHierarchicalModel, TextModel
+from schemas.text_model_spec import TextAttentionModel, TextEnsembleModel, TextHierarchicalModel, TextModel
 from schemas.training_spec import Training
 
 PAD_ID = 0
@@ -112,16 +112,17 @@ class TextSpec(Section):
 
     @model_validator(mode="after")
     def _model_reads_the_rows(self) -> Self:
-        in_rows, model = self.text.rows is not None, self.model
-        if isinstance(model, TextHierarchicalModel) and not in_rows:
-            raise ValueError("the family 'hierarchical' reads rows; give text.rows")
-        if in_rows and model is not None and model.family not in ("hierarchical", "bigrams"):
-            raise ValueError(f"the family '{model.family}' reads no rows; leave text.rows out")
-        if isinstance(model, TextAttentionModel) and self.text.length > MAX_ATTENTION:
-            raise ValueError(
-                f"the family 'attention' compares every token with every other: expected a text.length of at most "
-                f"{MAX_ATTENTION}, got {self.text.length}; for longer documents there is 'hierarchical'"
-            )
+        in_rows = self.text.rows is not None
+        for model in self.model.sections if isinstance(self.model, TextEnsembleModel) else (self.model,):
+            if isinstance(model, TextHierarchicalModel) and not in_rows:
+                raise ValueError("the family 'hierarchical' reads rows; give text.rows")
+            if in_rows and model is not None and model.family not in ("hierarchical", "bigrams"):
+                raise ValueError(f"the family '{model.family}' reads no rows; leave text.rows out")
+            if isinstance(model, TextAttentionModel) and self.text.length > MAX_ATTENTION:
+                raise ValueError(
+                    f"the family 'attention' compares every token with every other: expected a text.length of at most "
+                    f"{MAX_ATTENTION}, got {self.text.length}; for longer documents there is 'hierarchical'"
+                )
         return self
 
     @model_validator(mode="after")

@@ -1,9 +1,9 @@
 """Random forest on features of the window (Breiman, 2001), trained by ydf and served as plain gathers.
 
-One forest forecasts every step of the horizon: the step is a feature, beside what is known of it (calendar, announced
-values, the same phase of earlier seasons) and what the window was like: lags, and over spans that end at the origin the
-mean, the least, the greatest and the slope. A row of training is a window and one step of its horizon. What a target's
-window has not observed is missing (NaN); trees were trained to send it where the feature's mean would go.
+One forest forecasts every step of the horizon: a row of training is a window and one step of it, and what is asked of
+a row is in `models.families.forest_features`. Where windows are classified a row is a window, and each tree has a vote:
+a class's share of the votes is its score. What has no value is missing (NaN); trees were trained to send it where the
+feature's mean would go.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import re
 import shutil
 import tempfile
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -20,11 +21,13 @@ import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
-from models.families.seasonal import same_phase
+from models.class_weights import class_weights
+from models.families.forest_features import features_of
 from models.fitting import Encoder, Fitted, Numbers, State
 from models.trees import FlatForest, traverse
 from models.window import EncodedWindow
 from schemas.dataset import DatasetFolder
+from schemas.errors import DatasetError
 from schemas.model_spec import ForestModel, season_steps
 from schemas.spec import Spec
 
@@ -40,24 +43,50 @@ def build(options: ForestModel, window: EncodedWindow, *, portable: bool, state:
     the first channels of the future are calendar phases; and where ydf's operation is wanted `ydf`, uint8, its models
     end to end, and `ydf_sizes`, int64 (output,).
     """
-    once, each = _features(options, window, int(state["season"]), int(state["waves"]))
+    once, each = features_of(options, window, int(state["season"]), int(state["waves"]))
+    if window.classified:
+        return ops.reshape(Votes(state, window.width)(once), (-1, 1, window.width))
     once = ops.repeat(once, window.horizon, axis=0)
     rows = ops.concatenate((once, ops.reshape(each, (-1, each.shape[-1]))), axis=-1)
     forest = YdfForest(state) if options.op == "ydf" else Forest(state, window.width)
     return ops.reshape(forest(rows), (-1, window.horizon, window.width))
 
 
-class Forest(Numbers):
-    """A forest for each output, of plain operations: features float32 (row, feature) -> (row, output)."""
+class Leaves(Numbers):
+    """Trees of plain operations: features float32 (row, feature) -> the leaves' values (row, tree)."""
+
+    def __init__(self, state: State) -> None:
+        super().__init__({name: state[name] for name in ("nodes", "thresholds", "values", "roots")}, name="forest")
+        self.trees, self._depth = len(state["roots"]), int(state["depth"])
+
+    def call(self, inputs: Any) -> Any:
+        """Walks down all trees."""
+        return traverse(super().call(inputs), inputs, self._depth)
+
+
+class Forest(Leaves):
+    """A forest for each output: features float32 (row, feature) -> (row, output)."""
 
     def __init__(self, state: State, outputs: int) -> None:
-        super().__init__({name: state[name] for name in ("nodes", "thresholds", "values", "roots")}, name="forest")
-        self._outputs, self._trees, self._depth = outputs, len(state["roots"]) // outputs, int(state["depth"])
+        super().__init__(state)
+        self._outputs = outputs
 
     def call(self, inputs: Any) -> Any:
         """The mean of each output's trees."""
-        leaves = traverse(super().call(inputs), inputs, self._depth)
-        return ops.mean(ops.reshape(leaves, (-1, self._outputs, self._trees)), axis=-1)
+        return ops.mean(ops.reshape(super().call(inputs), (-1, self._outputs, self.trees // self._outputs)), axis=-1)
+
+
+class Votes(Leaves):
+    """A forest whose leaves are numbers of classes: features float32 (row, feature) -> logits (row, class)."""
+
+    def __init__(self, state: State, classes: int) -> None:
+        super().__init__(state)
+        self._classes = classes
+
+    def call(self, inputs: Any) -> Any:
+        """Logarithms of the classes' shares of the votes; a class without any counts as if it had half of one."""
+        votes = ops.one_hot(ops.cast(super().call(inputs), "int32"), self._classes, dtype="float32")
+        return ops.log(ops.maximum(ops.mean(votes, axis=1), 0.5 / self.trees))
 
 
 class YdfForest(keras.layers.Layer):  # type: ignore[misc]
@@ -83,20 +112,64 @@ class YdfForest(keras.layers.Layer):  # type: ignore[misc]
 
 
 def fit(spec: Spec, folder: DatasetFolder) -> Fitted:
-    """Trains a forest for all targets, or where a row of the model has several, for each of them."""
+    """Trains a forest for the classes, for all targets, or where a row of the model has several, for each of them."""
     options = spec.model
     if not isinstance(options, ForestModel):
         raise TypeError(f"expected a spec of the family 'forest', got {options}")
     season = 0 if options.season is None else season_steps(options.season, spec.grid.step)
     waves = 2 * sum(feature.calendar is not None for feature in spec.stream.inputs)
+    found = (_fit_classes if spec.classes else _fit_steps)(spec, options, folder, season, waves)
+    return Fitted(
+        {**found.state, "season": np.array(season, np.int32), "waves": np.array(waves, np.int32)},
+        found.report,
+        found.summary,
+    )
+
+
+def _fit_classes(spec: Spec, options: ForestModel, folder: DatasetFolder, season: int, waves: int) -> Fitted:
+    """A forest whose trees vote for classes."""
+    import ydf
+
+    features, labels = _labelled(spec, options, folder, season, waves)
+    counts = np.bincount(labels, minlength=len(spec.classes))
+    if np.count_nonzero(counts) < 2:
+        raise DatasetError(f"{folder.path}: expected windows of two classes or more in the split 'train'")
+    weights = class_weights(spec.training, spec.classes, dict(zip(spec.classes, counts.tolist(), strict=True)))
+    data = {"input": features, "output": labels, "weight": weights[labels]}
+    model = _learner(options, spec, ydf.Task.CLASSIFICATION, weights="weight").train(data)
+    forest, numbers = FlatForest(), [int(name) for name in model.label_classes()]
+    _add(forest, model, lambda value: numbers[int(np.argmax(value.probability))])
+    arrays, accuracy = forest.arrays(), float(model.self_evaluation().accuracy)
+    report = {"features": features.shape[1], "nodes": len(arrays["nodes"]), "depth": int(arrays["depth"])}
+    report |= {"rows": len(labels), "out_of_bag_accuracy": accuracy}
+    return Fitted(arrays, report, f"{report['nodes']} nodes; out of bag: accuracy {accuracy:.2%}")
+
+
+def _labelled(
+    spec: Spec, options: ForestModel, folder: DatasetFolder, season: int, waves: int
+) -> tuple[Float32, NDArray[np.int64]]:
+    """Features (row, feature) and classes (row,) of a sample of the train split's windows."""
+    encoder = Encoder(spec, folder, lambda window: {"once": features_of(options, window, season, waves)[0]})
+    random, windows = np.random.default_rng(spec.training.seed), folder.split("train").windows
+    parts = []
+    for views, labels in encoder.labelled("train"):
+        drawn = random.random(len(labels)) * windows < options.rows
+        parts.append((views["once"][drawn], labels[drawn]))
+    features, labels = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return features, labels
+
+
+def _fit_steps(spec: Spec, options: ForestModel, folder: DatasetFolder, season: int, waves: int) -> Fitted:
+    """A forest for each number that is forecast for a step."""
+    import ydf
+
     features, outputs, observed = _rows(spec, options, folder, season, waves)
     forest, reports, kept = FlatForest(), [], []
     for column in range(outputs.shape[1]):
         known = observed[:, column]
-        model = _train(options, features[known], outputs[known, column], spec.training.seed)
-        ours = {feature.column_idx: int(_NUMBER.findall(feature.name)[0]) for feature in model.input_features()}
-        for tree in model.iter_trees():
-            forest.add(tree, ours)
+        data = {"input": features[known], "output": outputs[known, column]}
+        model = _learner(options, spec, ydf.Task.REGRESSION).train(data)
+        _add(forest, model, lambda value: value.value)
         kept.append(np.frombuffer(model.serialize(), np.uint8))
         rmse = float(model.self_evaluation().rmse)
         explained = 1 - rmse**2 / float(np.var(outputs[known, column], dtype=np.float64))
@@ -113,7 +186,7 @@ def fit(spec: Spec, folder: DatasetFolder) -> Fitted:
         f"{name} RMSE {part['out_of_bag_rmse']:.4f} ({part['out_of_bag_explained']:.1%} of the variance)"
         for name, part in report["forests"].items()
     )
-    state = {**arrays, "season": np.array(season, np.int32), "waves": np.array(waves, np.int32)}
+    state = dict(arrays)
     if options.op == "ydf":
         state |= {"ydf": np.concatenate(kept), "ydf_sizes": np.array([len(forest) for forest in kept])}
     return Fitted(state, report, f"{len(arrays['nodes'])} nodes; out of bag, in deviations: {scores}")
@@ -125,7 +198,7 @@ def _rows(
     """Features (row, feature), outputs (row, target) and which of them are known, of a sample of the train split."""
 
     def view(window: EncodedWindow) -> dict[str, Any]:
-        return dict(zip(("once", "each"), _features(options, window, season, waves), strict=True))
+        return dict(zip(("once", "each"), features_of(options, window, season, waves), strict=True))
 
     apart = options.channels == "independent"
     horizon, targets = spec.window.horizon, len(spec.targets)
@@ -145,61 +218,26 @@ def _rows(
     return features, outputs, observed
 
 
-def _train(options: ForestModel, features: Float32, outputs: Float32, seed: int) -> Any:
+def _learner(options: ForestModel, spec: Spec, task: Any, **more: Any) -> Any:
     import ydf
 
     ydf.verbose(0)
-    learner = ydf.RandomForestLearner(
+    return ydf.RandomForestLearner(
         label="output",
-        task=ydf.Task.REGRESSION,
+        task=task,
         num_trees=options.trees,
         max_depth=options.depth,
         min_examples=options.min_leaf,
         bootstrap_size_ratio=options.bagging,
         num_candidate_attributes_ratio=options.feature_share,
-        random_seed=seed,
+        random_seed=spec.training.seed,
         num_threads=os.cpu_count(),
+        **more,
     )
-    return learner.train({"input": features, "output": outputs})
 
 
-def _features(options: ForestModel, window: EncodedWindow, season: int, waves: int) -> tuple[Any, Any]:
-    """Features of a window, (n, feature), and of each step of its horizon, (n, horizon, feature)."""
-    past, targets = window.target.shape[1:]
-    seen = window.past[..., targets : 2 * targets]
-    beside = window.past[..., 2 * targets : window.past.shape[-1] - waves]
-    values = ops.concatenate((window.target, beside), axis=-1)
-    there = ops.concatenate((seen, ops.ones_like(beside)), axis=-1)
-    known = ops.where(there > 0, values, np.nan)
-    once = [known[:, past - lag] for lag in options.lags or [2**power for power in range(past.bit_length())]]
-    for span in options.spans or (*(4**power for power in range(1, 16) if 4**power < past), past):
-        once += _summaries(values[:, past - span :], there[:, past - span :])
-    if window.static is not None:
-        once.append(window.static)
-    if window.channel is not None:
-        once.append(ops.cast(window.channel, "float32")[:, None])
-
-    number = np.arange(1, window.horizon + 1, dtype=np.float32)[:, None]
-    each = [ops.zeros_like(window.target[:, :1, :1]) + number]
-    if window.future is not None:
-        each.append(window.future)
-    if season:
-        each.append(same_phase(window.target, seen, season, window.horizon))
-    return ops.concatenate(once, axis=-1), ops.concatenate(each, axis=-1)
-
-
-def _summaries(values: Any, there: Any) -> list[Any]:
-    """Mean, least, greatest and slope of what was observed, NaN where that is too little: (n, column) each."""
-    count = ops.sum(there, axis=1)
-    time = ops.cumsum(ops.ones_like(there), axis=1)
-
-    def mean(cells: Any) -> Any:
-        return ops.sum(cells * there, axis=1) / ops.maximum(count, 1.0)
-
-    middle, level = mean(time), mean(values)
-    spread = mean(ops.square(time - middle[:, None]))
-    slope = mean((time - middle[:, None]) * (values - level[:, None])) / ops.where(spread > 0, spread, 1.0)
-    least = ops.min(ops.where(there > 0, values, np.inf), axis=1)
-    greatest = ops.max(ops.where(there > 0, values, -np.inf), axis=1)
-    some = [ops.where(count > 0, part, np.nan) for part in (level, least, greatest)]
-    return [*some, ops.where(spread > 0, slope, np.nan)]
+def _add(forest: FlatForest, model: Any, leaf: Callable[[Any], float]) -> None:
+    """Adds the trees that ydf trained; `leaf` is what a leaf's value says."""
+    ours = {feature.column_idx: int(_NUMBER.findall(feature.name)[0]) for feature in model.input_features()}
+    for tree in model.iter_trees():
+        forest.add(tree, ours, leaf)

@@ -9,11 +9,12 @@ import keras
 from keras import layers, ops
 
 from models.classes import LOGITS
+from models.mixture import mixed_logits, outputs_of
 from models.text.encoded import EncodedText
 from models.text.families import TEXT_FAMILIES
 from models.text.naive_bayes import NgramWeights
 from schemas.errors import ModelError
-from schemas.text_model_spec import Bigrams, BigramsModel
+from schemas.text_model_spec import Bigrams, BigramsModel, TextEnsembleModel
 from schemas.text_spec import TextSpec
 
 IDS = "ids"
@@ -68,9 +69,13 @@ class NgramBranch(keras.layers.Layer):  # type: ignore[misc]
 
 
 def bigrams_of(spec: TextSpec) -> Bigrams | None:
-    """The options of the uni- and bigrams that a spec's model has, as a branch or by itself."""
+    """The options of the uni- and bigrams that a spec's model has, as a branch or by itself; of an ensemble all do."""
     model = spec.model
-    return model if model is None or isinstance(model, BigramsModel) else model.bigrams
+    for section in model.sections if isinstance(model, TextEnsembleModel) else (model,):
+        found = section if section is None or isinstance(section, BigramsModel) else section.bigrams
+        if found is not None:
+            return found
+    return None
 
 
 def build_classifier(spec: TextSpec, sizes: Sizes, *, portable: bool = False) -> Any:
@@ -90,6 +95,8 @@ def build_classifier(spec: TextSpec, sizes: Sizes, *, portable: bool = False) ->
     options, bigrams = spec.model, bigrams_of(spec)
     if options is None:
         raise ModelError("$.model: expected a model to train, got none")
+    if isinstance(options, TextEnsembleModel):
+        return _build_ensemble(spec, options, sizes, portable=portable)
     inputs, logits = {}, []
     if bigrams is not None:
         inputs[NGRAMS] = keras.Input((None,), dtype="int32", name=NGRAMS)
@@ -110,3 +117,15 @@ def build_classifier(spec: TextSpec, sizes: Sizes, *, portable: bool = False) ->
         logits.append(layers.Dense(sizes.classes)(layers.Dropout(options.dropout)(found)))
     total = logits[0] if len(logits) == 1 else layers.Add()(logits)
     return keras.Model(inputs, {LOGITS: ops.cast(total, "float32")})
+
+
+def _build_ensemble(spec: TextSpec, options: TextEnsembleModel, sizes: Sizes, *, portable: bool) -> Any:
+    """The members beside each other, and the weighted mean of their shares."""
+    members = [
+        build_classifier(spec.model_copy(update={"model": section}), sizes, portable=portable)
+        for section in options.sections
+    ]
+    shapes = {name: tensor.shape[1:] for member in members for name, tensor in member.input.items()}
+    inputs = {name: keras.Input(shape, dtype="int32", name=name) for name, shape in shapes.items()}
+    found = outputs_of(members, inputs)
+    return keras.Model(inputs, {LOGITS: mixed_logits(options.weights, [each[LOGITS] for each in found])})

@@ -17,12 +17,12 @@ from rich.console import Console
 from models import layout
 from models.class_report import write_class_evaluation
 from models.class_weights import class_weights
-from models.classes import CLASS_SCORES, accuracy_skill, class_scores, cross_entropy
+from models.classes import CLASS_SCORES, accuracy_skill, class_scores, cross_entropy, share_of_class
 from models.descent import Feed, Objective, Remarks
 from models.precision import computing_in
 from models.reader import batches_of
 from models.run import RunOptions, carry_out
-from models.task import Course, Task
+from models.task import Course, Task, require_no_ensemble
 from models.text import stored
 from models.text.classifier import NGRAM_BRANCH, bigrams_of
 from models.text.evaluation import Scores, evaluate_texts
@@ -33,7 +33,7 @@ from models.text.yardstick import Yardstick, fit_yardstick
 from schemas.errors import DatasetError, ModelError
 from schemas.split_spec import SPLITS
 from schemas.text_dataset import TextDatasetFolder
-from schemas.text_model_spec import Bigrams, BigramsModel
+from schemas.text_model_spec import Bigrams, BigramsModel, TextEnsembleModel
 from schemas.text_spec import TextSpec
 
 
@@ -112,8 +112,8 @@ class TextTask(Task[TextRunSummary]):
 
     @property
     def fitted(self) -> bool:
-        """So are the bigrams alone: their fit is the yardstick's."""
-        return isinstance(self.spec.model, BigramsModel)
+        """So are the bigrams alone: their fit is the yardstick's; and an ensemble, of its members."""
+        return isinstance(self.spec.model, BigramsModel | TextEnsembleModel)
 
     @property
     def lineage(self) -> dict[str, Any]:
@@ -126,7 +126,12 @@ class TextTask(Task[TextRunSummary]):
         return self.folder.split(split).documents
 
     def fit(self, run: Path, console: Console) -> dict[str, Any]:  # noqa: ARG002
-        """Keeps the yardstick as the model."""
+        """Keeps the yardstick as the model.
+
+        Raises:
+          ModelError: the model is an ensemble.
+        """
+        require_no_ensemble(self.family)
         self.keep(run, self.build())
         return {}
 
@@ -216,6 +221,16 @@ def scores_of(classifier: TextClassifier) -> Scores:
         return found
 
     return scores
+
+
+def likelihoods(folder: TextDatasetFolder, split: str, classifier: TextClassifier) -> NDArray[np.float64]:
+    """The share that a model gives to the class of each document of a split, float64 (document,)."""
+    scores = scores_of(classifier)
+    found = [
+        share_of_class(scores(batch), batch["label"])
+        for batch in documents(folder, split, batch_size=256).as_numpy_iterator()
+    ]
+    return np.concatenate(found)
 
 
 def _validation_error(folder: TextDatasetFolder, yardstick: Yardstick) -> float:

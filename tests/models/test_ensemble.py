@@ -11,12 +11,13 @@ import pytest
 import tensorflow as tf
 
 from models import layout, stored
-from models.ensemble import ensemble, stacking_weights
+from models.ensemble import ensemble
 from models.forecaster import build_forecaster
 from models.forms import input_forms
 from models.reader import windows
 from models.registry import push
-from models.train import train
+from models.stacking import mixture_weights, stacking_weights
+from models.train import RunSummary, train
 from schemas.dataset import DatasetFolder
 from schemas.errors import ModelError
 from schemas.spec import parse_spec
@@ -60,6 +61,7 @@ def test_the_weighted_mean_of_the_members_whole_and_served(trained: Trained, lin
     np.testing.assert_allclose(outputs["mean"], expected, rtol=1e-4, atol=1e-3)
     assert push(run, to=tmp_path / "models", name="easy") == 1
 
+    assert isinstance(summary, RunSummary)
     assert summary.family == "ensemble"
     assert summary.skill is not None
     with pytest.raises(ModelError, match="got an ensemble; take its members instead"):
@@ -92,6 +94,17 @@ def test_stacking_weights_are_the_best_of_a_grid() -> None:
     assert found.sum() == pytest.approx(1)
     np.testing.assert_allclose(found, best, atol=0.02)
     np.testing.assert_allclose(stacking_weights(np.diag([1.0, 0.0])), [0, 1], atol=1e-6)
+
+
+def test_mixture_weights_are_the_best_of_a_grid() -> None:
+    rng = np.random.default_rng(0)
+    likelihoods = rng.beta([[4.0], [3.0], [0.5]], 2.0, size=(3, 400))
+    found = mixture_weights(likelihoods)
+    grid = [np.array((a, b, 1 - a - b)) for a in np.linspace(0, 1, 101) for b in np.linspace(0, 1 - a, 101)]
+    best = max(grid, key=lambda weights: float(np.log(np.maximum(weights @ likelihoods, 1e-300)).mean()))
+    assert np.log(found @ likelihoods).mean() >= np.log(best @ likelihoods).mean() - 1e-9
+    assert found.sum() == pytest.approx(1)
+    np.testing.assert_allclose(found, best, atol=0.02)
 
 
 def test_what_makes_no_ensemble(trained: Trained, linear: Path, tmp_path: Path) -> None:

@@ -114,6 +114,10 @@ def test_what_linear_leaves_open_is_chosen_on_the_validation_split(tmp_path: Pat
     errors = [candidate["validation_mse"] for candidate in report["candidates"]]
     assert len(errors) == 8
     assert report["validation_mse"] == min(errors)
+    batch = _batch(folder, "validation")
+    deviation = np.array([folder.statistics.features[name].std for name in ("up", "down")])
+    missed = (_forecast(spec, folder, batch) - batch["target_values"]) / deviation
+    assert report["validation_mse"] == pytest.approx(np.square(missed).mean(), rel=1e-4)
 
 
 def test_forest_knows_the_step_the_season_and_the_channel(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ def test_the_walk_gives_what_ydf_predicts_missing_values_and_ties_included() -> 
     forest = FlatForest()
     columns = {feature.column_idx: number for number, feature in enumerate(model.input_features())}
     for tree in model.iter_trees():
-        forest.add(tree, columns)
+        forest.add(tree, columns, lambda value: value.value)
 
     asked = np.round(rng.normal(size=(500, 7)) * 2, 1).astype(np.float32)
     asked[rng.random(asked.shape) < 0.3] = np.nan
@@ -39,7 +39,7 @@ def test_a_tree_that_is_one_leaf_gives_its_value() -> None:
     )
     forest = FlatForest()
     for tree in model.iter_trees():
-        forest.add(tree, {})
+        forest.add(tree, {}, lambda value: value.value)
     arrays = forest.arrays()
     leaves = ops.convert_to_numpy(traverse(arrays, features, int(arrays["depth"])))
     np.testing.assert_allclose(leaves, np.full((20, 2), 1.5))

@@ -13,6 +13,7 @@ import pytest
 import tensorflow as tf
 
 from models import layout
+from models.ensemble import ensemble
 from models.forecaster import build_forecaster
 from models.forms import input_forms
 from models.reader import windows
@@ -196,6 +197,50 @@ def test_every_neural_family_classifies(form: str) -> None:
             assert not np.allclose(model.predict_on_batch(changed)["logits"], logits), name
 
 
+@pytest.fixture(scope="module")
+def voted(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """A run of a forest, with a class that no window has."""
+    folder = tmp_path_factory.mktemp("voted")
+    spec = case_spec(["slow", "never", "fast"], PAST, model={"family": "forest", "trees": 40, "feature_share": 0.2})
+    ingest(spec, inputs=[write_cases(folder / "events.csv", waves())], output=str(folder / "dataset"))
+    summary = train_classifier(spec, data=folder / "dataset", output=folder / "run", quiet=True)
+    return Trained(spec, DatasetFolder(folder / "dataset"), folder / "run", summary)
+
+
+def served_scores(run: Path, cases: dict[str, Any]) -> np.ndarray[Any, np.dtype[np.float32]]:
+    signature = tf.saved_model.load(str(run / layout.EXPORT_FOLDER)).signatures["serving_default"]
+    scores = signature(**{name: tf.constant(cases[name]) for name in ("past_values", "past_observed")})["scores"]
+    found: np.ndarray[Any, np.dtype[np.float32]] = scores.numpy()
+    return found
+
+
+def test_a_forest_votes(voted: Trained) -> None:
+    """Scores are shares of 40 votes; a class without one counts as if it had half of one."""
+    assert voted.summary.epochs == 0
+    assert voted.summary.accuracy > 0.85
+    fitted = json.loads((voted.run / layout.RUN_FILE).read_text())["fit"]
+    assert 0.8 < fitted["out_of_bag_accuracy"] < 1
+    cases = next(windows(voted.dataset, "test", batch_size=100).as_numpy_iterator())
+    scores = served_scores(voted.run, cases)
+    votes = scores * 0.5 / scores[:, 1:2]
+    np.testing.assert_allclose(votes, np.maximum(np.round(votes), 0.5), rtol=1e-4)
+    np.testing.assert_allclose(np.where(votes < 0.9, 0, votes).sum(axis=1), 40, rtol=1e-4)
+    assert (scores.argmax(axis=1) == cases["label"]).mean() == pytest.approx(voted.summary.accuracy)
+
+
+def test_an_ensemble_is_the_mean_of_the_members_scores(voted: Trained, tmp_path: Path) -> None:
+    other = voted.spec.semantic_document() | {"model": {"family": "mlp", "units": 8, "layers": 1}}
+    train_classifier(parse_spec(other), data=voted.dataset.path, output=tmp_path / "mlp", quiet=True)
+    members = [voted.run, tmp_path / "mlp"]
+    summary = ensemble(members, data=voted.dataset.path, output=tmp_path / "both", weights="validation")
+    assert isinstance(summary, ClassRunSummary)
+    cases = next(windows(voted.dataset, "test", batch_size=100).as_numpy_iterator())
+    weights = [one["weight"] for one in json.loads((tmp_path / "both" / layout.RUN_FILE).read_text())["members"]]
+    expected = sum(share * served_scores(run, cases) for share, run in zip(weights, members, strict=True))
+    np.testing.assert_allclose(served_scores(tmp_path / "both", cases), expected, rtol=1e-4, atol=1e-6)
+    assert summary.accuracy == pytest.approx((expected.argmax(axis=1) == cases["label"]).mean())
+
+
 def parse_stream(spec: Spec, features: list[dict[str, Any]]) -> Any:
     document = spec.semantic_document()
     stream = document["stream"]
@@ -212,6 +257,11 @@ def parse_stream(spec: Spec, features: list[dict[str, Any]]) -> Any:
         ),
         ({"model": {"family": "mlp", "quantiles": [0.1, 0.5, 0.9]}}, "'quantiles' does not go with a label"),
         ({"model": {"family": "hierarchical", "cacheable": True, "recent": 8}}, "'cacheable' does not go"),
+        ({"model": {"family": "forest", "op": "ydf"}}, "'season' or 'op: ydf' does not go with a label"),
+        (
+            {"model": {"family": "ensemble", "members": [{"family": "linear"}], "weights": [1.0]}},
+            "fitted without descent does not go with a label",
+        ),
         ({"uncertainty": {"intervals": [0.9]}}, "are for forecasts, not for a label"),
     ],
 )

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
 from models import layout
+from models.ensemble import ensemble
 from models.text import stored
 from models.text.exported import evaluate_exported_texts, evaluation_lines
 from models.text.reader import documents
@@ -56,6 +57,27 @@ def trained(moods_dataset: TextDatasetFolder, tmp_path_factory: pytest.TempPathF
     run = tmp_path_factory.mktemp("trained") / "run"
     spec = moods_spec()
     return Trained(spec, moods_dataset, run, train_texts(spec, data=moods_dataset.path, output=run, quiet=True))
+
+
+def test_an_ensemble_is_the_mean_of_the_members_scores(trained: Trained, tmp_path: Path) -> None:
+    train_texts(moods_spec({"family": "bigrams"}), data=trained.dataset.path, output=tmp_path / "bigrams", quiet=True)
+    runs = [trained.run, tmp_path / "bigrams"]
+    summary = ensemble(runs, data=trained.dataset.path, output=tmp_path / "both", weights="validation")
+    assert isinstance(summary, TextRunSummary)
+    texts = [document["text"].encode() for document in moods()[:50]]
+    scores = [
+        tf.saved_model.load(str(run / layout.EXPORT_FOLDER))
+        .signatures["serving_default"](text=tf.constant(texts))["scores"]
+        .numpy()
+        for run in (*runs, tmp_path / "both")
+    ]
+    weights = [one["weight"] for one in json.loads((tmp_path / "both" / layout.RUN_FILE).read_text())["members"]]
+    np.testing.assert_allclose(scores[2], weights[0] * scores[0] + weights[1] * scores[1], rtol=1e-4, atol=1e-6)
+    assert summary.accuracy >= 0.8
+    few = {"family": "cnn", "embedding": 4, "filters": 2, "bigrams": {"min_count": 5}}
+    train_texts(moods_spec(few), data=trained.dataset.path, output=tmp_path / "few", quiet=True)
+    with pytest.raises(ModelError, match="expected the bigrams of the other runs"):
+        ensemble([*runs, tmp_path / "few"], data=trained.dataset.path, output=tmp_path / "three")
 
 
 def test_what_a_run_tells(trained: Trained) -> None:
