@@ -600,7 +600,7 @@ def dashboard(
         typer.Option("--name", help="A name that browsers may call it by, beside localhost and addresses."),
     ] = None,
     keys: Annotated[int, typer.Option(min=1, help="Follow so many keys: the first that come, or are asked for.")] = 100,
-    tail: Annotated[int, typer.Option(min=1, help="Begin so many records before each partition's end.")] = 20_000,
+    tail: Annotated[int, typer.Option(min=1, help="Begin so many records before each topic's end.")] = 60_000,
     as_json: AsJson = False,
 ) -> None:
     """Show the stream in a browser, live: forecasts and what came, errors, lag, versions, drift, dead letters.

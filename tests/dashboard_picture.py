@@ -26,7 +26,7 @@ from flows.history import History
 from flows.live_processes import LiveProcesses
 from flows.local_stack import start_model_server
 from flows.replay import Sender
-from schemas.spec import Spec, load_spec
+from schemas.spec import load_spec
 from schemas.units import iso_to_ms
 from streaming.stream_topics import prepare_topics
 from streaming.topics import TopicAdmin
@@ -36,8 +36,8 @@ PICTURES = Path("docs")
 BEGIN, SWAP, LIVE = (iso_to_ms(day) for day in ("2013-09-18", "2013-10-16", "2013-11-04"))
 TRAINED_ON = (("2013-01-01", "2013-02-01", "2013-02-15"), ("2013-01-01", "2013-09-01", "2013-10-01"))
 """Of each version the beginning and the end of its training data, and the end of its validation data."""
-WATCH_S, PAUSE_S = 75, 0.25
-WIDTH, HEIGHT, COLOURS = 1280, 1180, 160
+WATCH_S, PAUSE_S = 60, 0.25
+WIDTH, HEIGHT, COLOURS = 1280, 1116, 160
 BAD = (
     b'{"origin": "EWR", "time_hour": "yesterday"}',
     b'{"origin": "JFK", "time_hour": "2013-11-04T00:00:00Z", "temp": "warm"}',
@@ -76,8 +76,8 @@ def main() -> None:
             for payload in BAD:
                 sender.send(payload, key=b"EWR", time_ms=LIVE)
             live.wait_until_caught_up()
-            with feed.going_on(PAUSE_S, 10**9):
-                _photograph(spec, specs[0], environment, live)
+            with feed.going_on(PAUSE_S, 4 * 10**9):
+                _photograph(specs[0], environment, live)
 
 
 def _spec_file(number: int, days: tuple[str, str, str]) -> Path:
@@ -98,7 +98,7 @@ def _tidegauge(environment: Mapping[str, str], *arguments: str | Path) -> None:
     subprocess.run(command, env=os.environ | environment, check=True)
 
 
-def _photograph(spec: Spec, spec_file: Path, environment: Mapping[str, str], live: LiveProcesses) -> None:
+def _photograph(spec_file: Path, environment: Mapping[str, str], live: LiveProcesses) -> None:
     port = free_port()
     command = [sys.executable, "-m", "tidegauge", "dashboard", "--spec", str(spec_file), "--port", str(port)]
     for address in live.addresses():
@@ -108,17 +108,19 @@ def _photograph(spec: Spec, spec_file: Path, environment: Mapping[str, str], liv
         options = ["--no-sandbox"] if os.geteuid() == 0 else []
         browser = playwright.chromium.launch(executable_path=chromium, args=options)
         time.sleep(WATCH_S)
-        for name, width, height, scheme in (
-            ("dashboard", WIDTH, HEIGHT, "light"),
-            ("dashboard-dark", WIDTH, HEIGHT, "dark"),
-            ("dashboard-phone", 390, 844, "light"),
+        for name, width, scheme in (
+            ("dashboard", WIDTH, "light"),
+            ("dashboard-dark", WIDTH, "dark"),
+            ("phone", 390, "light"),
+            ("phone-dark", 390, "dark"),
         ):
-            page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
+            page = browser.new_page(viewport={"width": width, "height": HEIGHT}, color_scheme=scheme)
             page.goto(f"http://127.0.0.1:{port}/")
             page.wait_for_selector("#error-chart .js-line", state="attached")
             page.wait_for_timeout(3_000)
-            _save(page.screenshot(), PICTURES / f"{name}.png")
-            page.screenshot(path=OUTPUT / f"{name}-whole.png", full_page=True)
+            if width == WIDTH:
+                _save(page.screenshot(), PICTURES / f"{name}.png")
+            page.screenshot(path=OUTPUT / f"{name}-whole.png", full_page=True)  # to look at
         browser.close()
         process.terminate()
 

@@ -30,7 +30,7 @@ from streaming.stage import Record
 
 MOST_KEYS = 100
 MOST_POINTS = 500
-_FORM = (ValueError, KeyError, IndexError, TypeError, AttributeError)
+_FORM = (ValueError, KeyError, IndexError, TypeError, AttributeError, OverflowError)
 """What a record of another form than expected raises."""
 
 Take = Callable[[int, Sequence[Record], int], None]
@@ -122,7 +122,7 @@ class Board:
                     continue
                 if self._classes is not None:
                     self._classes.classify(prediction)
-                elif self._series is not None and self._keys.follows(prediction["key"]):
+                elif self._series is not None and self._keys.follows(_text(prediction["key"])):
                     self._series.forecast(prediction)
             except _FORM:
                 self._foreign["predictions"] += 1
@@ -239,3 +239,9 @@ class Board:
                 "horizon": spec.window.horizon,
             }
         return stream
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"expected a text, got {type(value).__name__}")
+    return value

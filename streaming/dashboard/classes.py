@@ -11,9 +11,9 @@ BIN = 50
 """So many predictions are a point of the charts, ..."""
 BINS = 120
 """... of which so many are kept."""
-NEWEST = 25
-MOST_LABELS = 12
-"""Further labels are added up, as none."""
+NEWEST = 15
+MOST_LABELS = 8
+"""As many as there are colours; further ones are added up."""
 TEXTS = 500
 TEXT_CHARACTERS = 200
 

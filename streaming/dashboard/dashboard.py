@@ -15,7 +15,7 @@ from streaming.dashboard.reader import TopicReader
 from streaming.dashboard.server import DashboardServer
 
 SCRAPE_S = 3.0
-TAIL = 20_000
+TAIL = 60_000
 
 
 def run_dashboard(
@@ -39,7 +39,7 @@ def run_dashboard(
       port: 0 for a free one.
       names: what browsers may call it, beside localhost and addresses.
       keys: how many keys are followed.
-      tail: so many records of each partition are read of what was before.
+      tail: so many records of each topic are read of what was before.
       stopping: once set, it ends.
       serving: is told the page's address once it is there.
     Raises:

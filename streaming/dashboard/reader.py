@@ -64,8 +64,8 @@ class TopicState:
 class TopicReader:
     """Reads some topics in a thread of its own, as a member of no group. A context manager.
 
-    It begins `tail` records before the end of each partition. Where it falls twice as far behind it goes on from there
-    again, and counts what it leaves out: what is shown is what is new.
+    It begins `tail` records before the end of each topic, shared by its partitions. Where it falls twice as far behind
+    it goes on from there again, and counts what it leaves out: what is shown is what is new.
 
     Args:
       kafka: the broker.
@@ -74,7 +74,7 @@ class TopicReader:
       predictions: the one whose records are counted.
       group: of `tidegauge stream`.
       taker: is given what comes.
-      tail: records of each partition.
+      tail: records of each topic.
     """
 
     def __init__(
@@ -147,9 +147,9 @@ class TopicReader:
                 continue
             now_ms = time.time_ns() // 1_000_000
             for tp, records in consumer.poll(timeout_ms=POLL_MS).items():
-                self._taker.take(tp.topic, tp.partition, records, now_ms)
+                self._position[tp] = records[-1].offset + 1  # first, so that nothing is stumbled over again and again
                 self._states[tp.topic].read += len(records)
-                self._position[tp] = records[-1].offset + 1
+                self._taker.take(tp.topic, tp.partition, records, now_ms)
 
     def _look(self, consumer: KafkaConsumer, admin: KafkaAdminClient) -> None:
         places = [
@@ -182,15 +182,19 @@ class TopicReader:
         consumer.assign(list(ends))
         for tp, end in ends.items():
             begin, known = beginnings[tp], self._position.get(tp)
-            start = known if known is not None and begin <= known <= end else max(begin, end - self._tail)
+            start = known if known is not None and begin <= known <= end else max(begin, end - self._tail_of(tp, ends))
             consumer.seek(tp, start)
 
     def _catch_up(self, consumer: KafkaConsumer, ends: Mapping[TopicPartition, int]) -> None:
         for tp, end in ends.items():
             position = consumer.position(tp, timeout_ms=REQUEST_TIMEOUT_MS)
-            if end - position > 2 * self._tail:
-                consumer.seek(tp, end - self._tail)
-                self._states[tp.topic].left_out += end - self._tail - position
+            tail = self._tail_of(tp, ends)
+            if end - position > 2 * tail:
+                consumer.seek(tp, end - tail)
+                self._states[tp.topic].left_out += end - tail - position
+
+    def _tail_of(self, tp: TopicPartition, ends: Mapping[TopicPartition, int]) -> int:
+        return -(-self._tail // sum(one.topic == tp.topic for one in ends))
 
     def _lag(self, admin: KafkaAdminClient, ends: Mapping[TopicPartition, int]) -> int | None:
         """How many events the group is behind; None where it has committed nothing, or we may not know."""

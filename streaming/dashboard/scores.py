@@ -32,7 +32,7 @@ class ScoreView:
 
     def add(self, records: Sequence[ScoredPrediction]) -> None:
         """Takes scored predictions; those of other targets or steps are of another spec, and left out."""
-        ours = [one for one in records if (one.targets, one.steps) == (self._targets, self._steps)]
+        ours = [one for one in records if self._is_ours(one)]
         if not ours:
             return
         for record, terms in zip(ours, terms_of(ours), strict=True):
@@ -47,11 +47,18 @@ class ScoreView:
         for group in sorted(self._groups)[:-MOST_GROUPS]:
             del self._groups[group]
 
+    def _is_ours(self, record: ScoredPrediction) -> bool:
+        parts = (record.actual, record.forecast, record.persistence, record.lower, record.upper)
+        shape = len(self._steps), len(self._targets)
+        same = (record.targets, record.steps) == (self._targets, self._steps)
+        return same and all(part is None or part.shape == shape for part in parts)
+
     def document(self, target: int) -> dict[str, Any]:
-        """The scores of a target; `coverage` is the nominal one of the interval."""
+        """The scores of a target; `coverage` is the nominal one of the interval, `block_ms` a block of time."""
         return {
             "steps": self._steps,
             "coverage": self._coverage,
+            "block_ms": self._block_ms,
             "groups": [self._group(group, blocks, target) for group, blocks in sorted(self._groups.items())],
         }
 

@@ -36,7 +36,7 @@ function draw(place, summary, traces, layout = {}) {
     font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: colours.soft },
     hovermode: "x unified",
     hoverlabel: { bgcolor: colours.card, bordercolor: colours.edge, font: { color: colours.ink } },
-    legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", bgcolor: "rgba(0, 0, 0, 0)" },
+    legend: { orientation: "h", traceorder: "normal", x: 0, y: 1.02, yanchor: "bottom", bgcolor: "rgba(0, 0, 0, 0)" },
     ...layout,
     xaxis: { ...axis, ...layout.xaxis },
     yaxis: { ...axis, ...layout.yaxis },

@@ -143,8 +143,10 @@ function showTiles() {
   tile("Latency", number(vitals.latency_ms), "ms", `model server, median; p99 ${number(vitals.latency_high_ms)} ms`);
   const outcomes = vitals.outcomes;
   const late = outcomes?.late ?? letters.late, dead = outcomes?.dead ?? letters.dead;
-  const of = outcomes ? `late and dead, of ${number(outcomes.in, 9)} events` : "late and dead, as in their topics";
-  tile(stream.kind === "texts" ? "Dead" : "Late · dead", stream.kind === "texts" ? number(dead, 6) : `${number(late, 6)} · ${number(dead, 6)}`, "", of, dead > 0 ? "warn" : "");
+  const isText = stream.kind === "texts";
+  const of = outcomes ? `of ${number(outcomes.in, 9)} events` : isText ? "in their topic" : "in their topics";
+  const amounts = isText ? number(dead, 6) : `${number(late, 6)} · ${number(dead, 6)}`;
+  tile(isText ? "Dead letters" : "Late · dead", amounts, "", of, dead > 0 ? "warn" : "");
   ifChanged("tiles", tiles, () => {
     by("tiles").replaceChildren(...tiles.map(([name, value, unit, small, level]) => {
       const tile_ = element("dl", { className: "tile" }, element("dt", {}, name),
@@ -191,7 +193,7 @@ function showSeries() {
   const anything = scores.groups.length > 0;
   ifChanged("scores", [scores, state.drift.triggers, unit], () => {
     by("step-note").textContent = anything
-      ? `Of all keys, over the newest ${count(scores.groups.at(-1).over_time.time_ms.length, "block")} of time of each version.`
+      ? `Of all keys; of the newest version over ${duration(scores.groups.at(-1).over_time.time_ms.length * scores.block_ms)}.`
       : "No prediction has been scored: start tidegauge accuracy.";
     by("error-note").textContent = anything ? errorNote(scores) : "";
     by("step-chart").hidden = by("error-chart").hidden = !anything;
@@ -249,7 +251,7 @@ function showClasses() {
     fillTable(by("newest"), "The newest first", [isText ? "Text" : "Key", "Class", { text: "Confidence", kind: "number" }, "Version", isText ? "Where" : "Origin"],
       classes.newest.map((one) => [
         long(isText ? one.text ?? one.key : one.key), long(one.label), { text: percent(one.confidence), kind: "number" }, `v${one.version}`,
-        isText ? long(one.origin) : { text: time(one.origin_ms), kind: "time" },
+        isText ? { text: one.origin, kind: "time" } : { text: time(one.origin_ms), kind: "time" },
       ]));
   });
 }

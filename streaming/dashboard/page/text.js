@@ -11,7 +11,7 @@ export function element(name, properties = {}, ...children) {
 export function fillTable(table, caption, columns, rows) {
   const cell = (name, content) =>
     content !== null && typeof content === "object" && "text" in content
-      ? element(name, { className: content.kind ?? "" }, content.text)
+      ? element(name, { className: content.kind ?? "", dir: content.kind === "long" ? "auto" : "" }, content.text)
       : element(name, {}, content ?? "–");
   table.replaceChildren(
     element("caption", {}, caption),

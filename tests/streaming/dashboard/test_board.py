@@ -116,8 +116,13 @@ def test_what_is_late_dead_or_of_another_spec(spec: Spec) -> None:
     other = tiny_spec(window={"past": 4})
     unusable = [Log(1, b"\xff"), Log(2, None), Log(3, b'{"model": {"window_fingerprint": 1}}'), Log(4, b"[]")]
     board.take(topics.predictions.name, 0, [prediction(other, 0, "a", 10, [1, 2]), *unusable], NOW_MS)
-    broken = orjson.loads(prediction(spec, 5, "a", 10, [1, 2]).value or b"") | {"targets": [{"name": "load"}]}
-    board.take(topics.predictions.name, 0, [Log(5, orjson.dumps(broken))], NOW_MS)
+    whole = orjson.loads(prediction(spec, 5, "a", 10, [1, 2]).value or b"")
+    targets = whole["targets"][0]
+    for changed in ({"targets": [{"name": "load"}]}, {"key": 7}, {"targets": [targets | {"mean": [1]}]}):
+        board.take(topics.predictions.name, 0, [Log(5, orjson.dumps(whole | changed))], NOW_MS)
+    told = orjson.loads(accuracy(spec, 0, scored(spec, 0, [1, 2])).value or b"")
+    told["targets"][0]["actual"] = [1]
+    board.take(topics.accuracy.name, 0, [Log(0, orjson.dumps(told))], NOW_MS)
     board.take(topics.late.name, 0, [event(n, "a", n, 1.0) for n in range(3)], NOW_MS)
     headers = [(f"tidegauge.error.{name}", text) for name, text in (("reason", b"type"), ("detail", b"<b>x</b>"))]
     receipt = [("tidegauge.letter", b"0@1")]
@@ -125,7 +130,8 @@ def test_what_is_late_dead_or_of_another_spec(spec: Spec) -> None:
     trigger = Trigger("tiny", "input_drift", 40, "load: far", "jensen_shannon", 0.7, 0.5, 1, "load")
     board.take(topics.triggers.name, 0, [Log(0, trigger.record()), Log(1, b"{}")], NOW_MS)
     state = shown(board)
-    assert state["foreign"] == {"predictions": 6, "triggers": 1}
+    assert state["foreign"] == {"predictions": 8, "triggers": 1}
+    assert state["scores"]["groups"] == []
     letters = state["letters"]
     assert (letters["late"], letters["dead"], letters["reasons"]) == (3, 1, {"type": 1})
     assert letters["newest"] == [{"letter": "1@7", "time_ms": 5, "reason": "type", "detail": "<b>x</b>", "source": ""}]
