@@ -946,9 +946,10 @@ def simulate(
 @app.command()
 def capacity(
     events: Annotated[
-        float, typer.Option("--events-per-second", metavar="N", min=0.001, help="Of the whole stream, such as 1e5.")
+        float,
+        typer.Option("--events-per-second", metavar="N", min=0.001, max=1e12, help="Of the whole stream, such as 1e5."),
     ],
-    keys: Annotated[float, typer.Option("--keys", metavar="N", min=1, help="That send them.")],
+    keys: Annotated[float, typer.Option("--keys", metavar="N", min=1, max=1e12, help="That send them.")],
     spec: Annotated[
         Path | None,
         typer.Option("--spec", help="Of the stream; without it windows of 64 steps of 5 features, 24 ahead, an LSTM."),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from deploy.capacity.costs import Costs
+from deploy.capacity.figures import duration, size
 from deploy.capacity.sizes import DAY_S, INGEST_S, Limits, Sizes
 
 
@@ -28,19 +29,3 @@ def account(sizes: Sizes, costs: Costs, limits: Limits) -> list[str]:
     lines += [f"note: {note}" for note in sizes.notes]
     busy = f"parts busy for at most {limits.utilisation:.0%} of the time"
     return [*lines, f"by costs of {costs.machine} ({costs.measured}); {busy}"]
-
-
-def size(count: float) -> str:
-    """A number of bytes."""
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if count < 1_000 or unit == "TB":
-            break
-        count /= 1_000
-    return f"{count:,.0f} {unit}" if count >= 10 or unit == "B" else f"{count:.1f} {unit}"
-
-
-def duration(seconds: float) -> str:
-    """A time."""
-    if seconds < 120:
-        return f"{seconds:.1f} s"
-    return f"{seconds / 60:,.0f} min" if seconds < 7_200 else f"{seconds / 3_600:,.0f} h"

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from deploy.capacity.costs import Costs, ModelCosts
+from deploy.capacity.figures import duration
 from deploy.capacity.work import Load, Work
 from schemas.errors import InputError
 
@@ -208,7 +209,7 @@ def _notes(load: Load, consumers: int, replay_events: float, replay_s: float) ->
         )
     if replay_s > REPLAY_S:
         yield (
-            f"after a crash a consumer reads {replay_events:,.0f} events again, {replay_s / 60:,.0f} min: "
+            f"after a crash a consumer reads {replay_events:,.0f} events again, {duration(replay_s)}: "
             "kafka.recovery: changelog reads one row for each key instead"
         )
     if consumers > LARGE_GROUP:

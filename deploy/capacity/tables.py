@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from deploy.capacity.account import duration, size
 from deploy.capacity.costs import Costs
+from deploy.capacity.figures import duration, size
 from deploy.capacity.sizes import Limits, sizes, turn
 from deploy.capacity.work import Load, Work
 

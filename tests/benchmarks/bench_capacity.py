@@ -53,6 +53,7 @@ from tests.benchmarks.stream_parts import Bench, Stream, as_json, medians, serie
 
 FAMILIES = ("mlp", "rnn", "lstm", "cnn", "attention", "hierarchical")
 FIRST, SECOND = "held out: other windows and keys", "held out: an LSTM in the model server"
+AGREES = 0.25
 TERMS = ("turn_us", "key_us", "event_us", "number_us", "window_us", "cell_us", "output_us")
 
 
@@ -306,8 +307,12 @@ class _Rig:
         return Bench(bootstrap, folder, self._repeat, quick=False)
 
 
-def main() -> None:
-    """Measures what is not in the work file yet, then fits, tells and writes."""
+def main() -> int:
+    """Measures what is not in the work file yet, then fits, tells and writes.
+
+    Returns:
+      0 where the points that were held out are within `AGREES` of what was measured, else 1.
+    """
     parser = argparse.ArgumentParser(description="Measure what `tidegauge capacity` counts with.")
     parser.add_argument("--work", type=Path, required=True, help="what has been measured; a stopped run goes on")
     parser.add_argument("--output", type=Path, required=True, help="for `tidegauge capacity --costs`")
@@ -325,7 +330,9 @@ def main() -> None:
     costs = fitted(measured)
     arguments.output.write_text(json.dumps(costs.model_dump(), indent=2) + "\n")
     print("\n".join(report(measured, costs)))
+    ratios = [predicted(point, costs) / measured[name]["per_s"] for name, point in HELD_OUT.items()]
+    return int(any(abs(ratio - 1) > AGREES for ratio in ratios))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
