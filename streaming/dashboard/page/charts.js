@@ -64,10 +64,22 @@ const line = (x, y, name, colour, more = {}) => ({
   ...Object.fromEntries(Object.entries(more).filter(([key]) => key !== "line")),
 });
 
-/** Two traces that fill what is between them. */
+/** What lies between two columns: an outline around each stretch without holes. */
 function band(x, lower, upper, colour, share) {
-  const edge = { x, mode: "lines", type: "scatter", line: { width: 0 }, hoverinfo: "skip", showlegend: false };
-  return [{ ...edge, y: lower }, { ...edge, y: upper, fill: "tonexty", fillcolor: faint(colour, share) }];
+  const outline = { x: [], y: [] };
+  const known = x.map((_, at) => lower[at] !== null && upper[at] !== null);
+  for (let first = 0, end; first < x.length; first = end + 1) {
+    end = known.indexOf(false, first);
+    if (end < 0) end = x.length;
+    if (end === first) continue;
+    const [times, low, high] = [x, lower, upper].map((column) => column.slice(first, end));
+    outline.x.push(...times, ...times.toReversed(), null);
+    outline.y.push(...high, ...low.toReversed(), null);
+  }
+  return {
+    ...outline, mode: "lines", type: "scatter", line: { width: 0 }, fill: "toself", fillcolor: faint(colour, share),
+    hoverinfo: "skip", showlegend: false,
+  };
 }
 
 const upright = (x, dash, colour) => ({
@@ -89,13 +101,13 @@ export function drawForecasts(place, { series, lead, stepMs, unit, fromMs, view 
   const [actualX, values] = withHoles(...insert(since(actual.time_ms, actual.value), stepMs));
   const traces = [];
   if (lower.some((value) => value !== null)) {
-    traces.push(...band(forecastX, lower, upper, "blue", 0.16));
+    traces.push(band(forecastX, lower, upper, "blue", 0.16));
   }
   traces.push(line(forecastX, mean, "predicted", colours.blue, { legendrank: 2 }));
   const shapes = [], annotations = [];
   if (newest) {
     for (const { lower: low, upper: high } of newest.bands) {
-      traces.push(...band(newest.time_ms, low, high, "orange", 0.17));
+      traces.push(band(newest.time_ms, low, high, "orange", 0.17));
     }
     traces.push(line(newest.time_ms, newest.mean, "next horizon", colours.orange, { legendrank: 3, line: { dash: "6px,3px", width: 2.5 } }));
     shapes.push(upright(newest.origin_ms, "dot", colours.grey));

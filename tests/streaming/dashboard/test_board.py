@@ -9,6 +9,8 @@ import numpy as np
 import orjson
 import pytest
 
+from schemas.class_prediction import ClassPrediction, ClassPredictionWriter
+from schemas.prediction import ModelVersion
 from schemas.spec import Spec
 from schemas.trigger import Trigger
 from streaming.dashboard.board import Board
@@ -162,6 +164,33 @@ def test_texts_their_classes_and_the_words() -> None:
     assert classes["labels"][1]["shares"] == [0.2] * BINS
     assert classes["confidence"] == [0.75] * BINS
     assert classes["upto"][-1] == len(made)
+
+
+def test_classes_of_windows() -> None:
+    features = [
+        {"name": "load", "role": "past"},
+        {"name": "kind", "role": "label", "type": "category", "categories": ["a", "b"]},
+    ]
+    spec = tiny_spec(stream={"features": features})
+    board, topics, writer = Board(spec), spec.topics, ClassPredictionWriter(spec)
+    made = ClassPrediction(
+        key="pump",
+        origin_ms=40,
+        observed_fraction=1.0,
+        window_digest="00",
+        model=ModelVersion("tiny", 2, spec.window_fingerprint),
+        label="b",
+        classes=("a", "b"),
+        scores=np.array([0.25, 0.75], np.float32),
+    )
+    assert topics.accuracy.name not in board.topics
+    board.take(topics.input.name, 0, [event(0, "pump", 0, 1.0)], NOW_MS)
+    board.take(topics.predictions.name, 0, [Log(0, writer.value(made), 40, b"pump", writer.headers(made))], NOW_MS)
+    state = shown(board, key="pump")
+    assert state["stream"]["kind"] == "classes"
+    assert "series" not in state
+    [newest] = state["classes"]["newest"]
+    assert (newest["key"], newest["origin_ms"], newest["label"], newest["confidence"]) == ("pump", 40, "b", 0.75)
 
 
 def look(time_s: float, events: int, predictions: int | None, lag: int | None = 0) -> Look:
