@@ -122,7 +122,7 @@ def test_schemas_of_kubernetes(manifests: list[Manifest], version: str) -> None:
 
 def test_files_are_whole_without_kubectl() -> None:
     """Each document but patches, which are parts."""
-    for file in [*(K8S / "base").glob("*.yaml"), *(K8S / "ingest").glob("*.yaml"), *(K8S / "retrain").glob("*.yaml")]:
+    for file in (file for part in ("base", "ingest", "retrain", "accuracy") for file in (K8S / part).glob("*.yaml")):
         for each in yaml.safe_load_all(file.read_text()):
             if each["apiVersion"] not in FOREIGN:
                 kubernetes_validate.validate(each, VERSIONS[-1], strict=True)
@@ -160,7 +160,9 @@ def test_commands_are_ones_that_our_programs_take(manifests: list[Manifest], ove
         assert pool[3] == f"--service_port={environment.rpartition(':')[2]}"
         found["ingest"] = found["ingest"][: found["ingest"].index("--")]
     verbs = {name: check_command(argv) for name, argv in found.items()}
-    assert verbs.items() >= {"stream": "stream", "serving-config": "serving-config"}.items()
+    wanted = {"stream": "stream", "serving-config": "serving-config"}
+    wanted |= {"accuracy": "accuracy"} if overlay == "production" else {}
+    assert verbs.items() >= wanted.items()
 
 
 def test_what_is_mounted_and_named_is_there(manifests: list[Manifest]) -> None:
@@ -205,9 +207,13 @@ def test_a_pods_ordinal_is_its_member_name(manifests: list[Manifest]) -> None:
     assert "--member=$(MEMBER)" in found["args"]
 
 
-def test_consumers_answer_where_they_are_asked(manifests: list[Manifest]) -> None:
+@pytest.mark.parametrize("name", ["stream", "accuracy"])
+def test_processes_answer_where_they_are_asked(manifests: list[Manifest], overlay: str, name: str) -> None:
     """By the real server of metrics, health and readiness."""
-    stateful, found = one(manifests, "StatefulSet", "tidegauge-stream"), container(manifests, "stream")
+    if (overlay, name) == ("local", "accuracy"):
+        assert not any(each["name"] == name for each in containers(manifests))
+        return
+    stateful, found = one(manifests, "StatefulSet", f"tidegauge-{name}"), container(manifests, name)
     notes = stateful["spec"]["template"]["metadata"]["annotations"]
     probes = [found[f"{kind}Probe"]["httpGet"] for kind in ("startup", "liveness", "readiness")]
     assert {probe["port"] for probe in probes} == {"metrics"} == {port["name"] for port in found["ports"]}
@@ -256,7 +262,7 @@ def test_paths_of_secrets_are_mounted_where_the_spec_looks(manifests: list[Manif
     for tls in (security.tls, spec.serving.tls):
         paths += [] if tls is None else [path for path in (tls.ca, tls.certificate, tls.key) if path]
     for each in containers(manifests):
-        if each["name"] in ("stream", "retrain", "probation"):
+        if each["name"] in ("stream", "accuracy", "retrain", "probation"):
             mounts = {mount["mountPath"] for mount in each["volumeMounts"]}
             assert {str(Path(path).parent) for path in paths if path} <= mounts
 
