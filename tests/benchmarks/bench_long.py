@@ -326,7 +326,7 @@ ADDING_MODELS: dict[str, dict[str, Any]] = {
 CLIPS: dict[str, float | None] = {"clipped": 1.0, "unclipped": None}
 
 
-def _adding(name: str, clip: str, *, most: int = 1500, batch: int = 64) -> Result:
+def _adding(name: str, clip: str, *, most: int = 1000, batch: int = 64) -> Result:
     """Trains until half the goal is reached on 1,000 fresh sequences, or for as many steps as there may be."""
     rng = np.random.default_rng(SEED)
     options = parse_spec(_adding_document(ADDING_MODELS[name])).model
