@@ -62,10 +62,9 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """A full turn of one consumer: its events and windows, and its seconds by what takes them."""
+    """A full turn of one consumer: its events and requests, and its seconds by what takes them."""
 
     events: float
-    windows: float
     requests: float
     seconds: Mapping[str, float]
 
@@ -128,7 +127,7 @@ def turn(work: Work, costs: Costs, limits: Limits, *, keys: float, windows_per_e
         "windows": windows * window_us,
         "model": model_us / limits.server_cores,
     }
-    return Turn(events, windows, requests, {name: spent / 1e6 for name, spent in microseconds.items()})
+    return Turn(events, requests, {name: spent / 1e6 for name, spent in microseconds.items()})
 
 
 def sizes(load: Load, work: Work, costs: Costs, limits: Limits) -> Sizes:
