@@ -194,7 +194,8 @@ class TopicReader:
                 self._states[tp.topic].left_out += end - tail - position
 
     def _tail_of(self, tp: TopicPartition, ends: Mapping[TopicPartition, int]) -> int:
-        return -(-self._tail // sum(one.topic == tp.topic for one in ends))
+        sharing = [one for one in ends if one.topic == tp.topic]
+        return -(-self._tail // len(sharing))
 
     def _lag(self, admin: KafkaAdminClient, ends: Mapping[TopicPartition, int]) -> int | None:
         """How many events the group is behind; None where it has committed nothing, or we may not know."""
