@@ -122,7 +122,9 @@ def test_schemas_of_kubernetes(manifests: list[Manifest], version: str) -> None:
 
 def test_files_are_whole_without_kubectl() -> None:
     """Each document but patches, which are parts."""
-    for file in (file for part in ("base", "ingest", "retrain", "accuracy") for file in (K8S / part).glob("*.yaml")):
+    for file in (
+        file for part in ("base", "ingest", "retrain", "accuracy", "dashboard") for file in (K8S / part).glob("*.yaml")
+    ):
         for each in yaml.safe_load_all(file.read_text()):
             if each["apiVersion"] not in FOREIGN:
                 kubernetes_validate.validate(each, VERSIONS[-1], strict=True)
@@ -161,7 +163,7 @@ def test_commands_are_ones_that_our_programs_take(manifests: list[Manifest], ove
         found["ingest"] = found["ingest"][: found["ingest"].index("--")]
     verbs = {name: check_command(argv) for name, argv in found.items()}
     wanted = {"stream": "stream", "serving-config": "serving-config"}
-    wanted |= {"accuracy": "accuracy"} if overlay == "production" else {}
+    wanted |= {"accuracy": "accuracy", "dashboard": "dashboard"} if overlay == "production" else {}
     assert verbs.items() >= wanted.items()
 
 
@@ -226,6 +228,22 @@ def test_processes_answer_where_they_are_asked(manifests: list[Manifest], overla
             assert get(server.port, path)[0] == 200
 
 
+def test_the_dashboard_asks_pods_that_answer(manifests: list[Manifest], overlay: str) -> None:
+    if overlay == "local":
+        assert not any(each["name"] == "dashboard" for each in containers(manifests))
+        return
+    found = container(manifests, "dashboard")
+    asked = [argument.removeprefix("--metrics=") for argument in found["args"] if argument.startswith("--metrics=")]
+    assert len(asked) == 2
+    for address in asked:
+        pod, service, port = re.fullmatch(r"([\w-]+)-0\.([\w-]+):(\d+)", address).groups()  # type: ignore[union-attr]
+        assert one(manifests, "StatefulSet", pod)["spec"]["serviceName"] == service
+        assert str(container(manifests, pod.removeprefix("tidegauge-"))["ports"][0]["containerPort"]) == port
+    [port] = found["ports"]
+    assert f"--port={port['containerPort']}" in found["args"]
+    assert {found[f"{kind}Probe"]["httpGet"]["path"] for kind in ("readiness", "liveness")} == {"/healthz"}
+
+
 def test_scaling_is_by_the_specs_group_and_topic(manifests: list[Manifest], spec: Spec) -> None:
     scaled = one(manifests, "ScaledObject", "tidegauge-stream")["spec"]
     assert (scaled["scaleTargetRef"]["kind"], scaled["scaleTargetRef"]["name"]) == ("StatefulSet", "tidegauge-stream")
@@ -262,7 +280,7 @@ def test_paths_of_secrets_are_mounted_where_the_spec_looks(manifests: list[Manif
     for tls in (security.tls, spec.serving.tls):
         paths += [] if tls is None else [path for path in (tls.ca, tls.certificate, tls.key) if path]
     for each in containers(manifests):
-        if each["name"] in ("stream", "accuracy", "retrain", "probation"):
+        if each["name"] in ("stream", "accuracy", "dashboard", "retrain", "probation"):
             mounts = {mount["mountPath"] for mount in each["volumeMounts"]}
             assert {str(Path(path).parent) for path in paths if path} <= mounts
 
