@@ -92,6 +92,8 @@ class TopicReader:
         self._taker, self._tail = taker, tail
         self._position: dict[TopicPartition, int] = {}
         self._states = {topic: TopicState() for topic in topics}
+        self._is_new = False
+        """Whether the predictions that come are new, and not what there was before."""
         self._stopping = StopFlag()
         self._thread = Thread(target=self._run, name="topics", daemon=True)
 
@@ -167,11 +169,12 @@ class TopicReader:
         for topic, state in self._states.items():
             state.behind = behind[topic] if any(tp.topic == topic for tp in places) else None
         predictions = self._states[self._predictions]
+        self._is_new = self._is_new or predictions.behind == 0
         look = Look(
             time_s=time.monotonic(),
             time_ms=time.time_ns() // 1_000_000,
             events=sum(end for tp, end in ends.items() if tp.topic == self._events),
-            predictions=predictions.read + predictions.left_out if not predictions.behind else None,
+            predictions=predictions.read + predictions.left_out if self._is_new else None,
             lag_records=self._lag(admin, {tp: end for tp, end in ends.items() if tp.topic == self._events}),
         )
         self._taker.look(look, self._states)
