@@ -66,10 +66,11 @@ def try_out(spec: Spec, export: Path, run: Path, data: Path, place: Path, settin
       CanaryFailed: it does not; the message says what was expected and what came.
     """
     from models import stored
+    from models.answers import answer_of
 
     windows = _windows(DatasetFolder(data), settings.requests)
     kept = stored.load(run)
-    expected = kept.model.predict_on_batch({name: windows[name] for name in kept.model.input})["mean"]
+    expected = answer_of(kept.model)(windows)["mean"]
     moments = kept.statistics.features
     deviation = np.array([moments[target.name].std if target.name in moments else 0.0 for target in spec.targets])
     with serving(spec, export, place, settings) as (client, load_s):

@@ -232,11 +232,12 @@ class Steps:
 
     def _gate(self, spec: Spec) -> dict[str, Any]:
         """Decides by the thresholds."""
+        from models.forms import model_section
         from models.gate import decide
 
         candidate, champion = self.evaluations()
         assert candidate is not None
-        decisions = decide(spec.retrain.gate, candidate, champion)
+        decisions = decide(spec.retrain.gate, model_section(spec).family, candidate, champion)
         told = [one.model_dump(mode="json") | {"text": one.text} for one in decisions]
         identity = identity_of(self._folder / RUN / "export")
         if (tombstone := self._registry.condemned().get(identity)) is not None:

@@ -24,7 +24,7 @@ import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
-from models.forms import input_forms
+from models.answers import answer_of
 from models.reader import windows
 from models.scaling import SCALINGS, Cells, Constants
 from pipelines.kernels.metrics import central_intervals
@@ -59,11 +59,11 @@ def calibrate(spec: Spec, statistics: Statistics, folder: DatasetFolder, model: 
       folder: a dataset of its windows.
       model: from a dict of `input_forms` to `mean` and, where its family has any, `quantiles`; not yet calibrated.
     """
-    names, levels = list(input_forms(spec)), spec.quantile_levels
-    bounds = keras.Model(model.input, _bounds(spec, statistics, model))
+    levels = spec.quantile_levels
+    bounds = answer_of(keras.Model(model.input, _bounds(spec, statistics, model)))
     actual, quantiles, spread = [], [], []
     for batch in windows(folder, SPLIT, batch_size=spec.training.batch_size).as_numpy_iterator():
-        found = bounds.predict_on_batch({name: batch[name] for name in names})
+        found = bounds(batch)
         quantiles.append(found["quantiles"])
         spread.append(found["spread"])
         actual.append(np.where(batch["target_observed"], batch["target_values"], np.float32(np.nan)))

@@ -18,9 +18,9 @@ from typing import Any, Literal
 import numpy as np
 
 from models import layout, stored
+from models.answers import answer_of
 from models.descent import Descent
 from models.forecaster import build_forecaster, of_members
-from models.forms import input_forms
 from models.members import Float64, Members
 from models.mixture import member_name
 from models.objective import add_deviation
@@ -108,23 +108,18 @@ class WindowMembers(Members[Spec, DatasetFolder]):
     def fitted_weights(self, folder: DatasetFolder) -> Float64:
         """By the squared error, or of classes by the cross-entropy."""
         if self.specs[0].classes:
-            return mixture_weights(
-                np.stack([likelihoods(one.spec, folder, "validation", one.model) for one in self._stored])
-            )
+            return mixture_weights(np.stack([likelihoods(folder, "validation", one.model) for one in self._stored]))
         return stacking_weights(self._products_of_errors(folder))
 
     def _products_of_errors(self, folder: DatasetFolder) -> Float64:
         """The mean products of the members' errors on the validation split, in standardised units."""
         spec, count = self.specs[0], len(self.specs)
-        names = [list(input_forms(member)) for member in self.specs]
+        answers = [answer_of(one.model) for one in self._stored]
         total, cells = np.zeros((count, count)), 0
         batches = windows(folder, "validation", batch_size=spec.training.batch_size)
         standard = add_deviation(spec, Constants.of(spec, folder.statistics))
         for batch in batches.map(standard).as_numpy_iterator():
-            means = [
-                member.model.predict_on_batch({name: batch[name] for name in own})["mean"]
-                for member, own in zip(self._stored, names, strict=True)
-            ]
+            means = [answer(batch)["mean"] for answer in answers]
             errors = (np.stack(means) - batch["target_values"]) / batch["target_deviation"][:, None]
             seen = errors[:, batch["target_observed"]].astype(np.float64)
             total += seen @ seen.T

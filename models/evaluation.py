@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.forms import input_forms
+from models.answers import answer_of
 from models.objective import add_deviation
 from models.reader import windows
 from models.scales import seasonal_scales
@@ -294,7 +294,7 @@ def evaluate_model(spec: Spec, folder: DatasetFolder, split: str, model: Any) ->
     Returns:
       `Errors.report`.
     """
-    return evaluate_forecasts(spec, folder, split, forecast_of(spec, model)).document
+    return evaluate_forecasts(spec, folder, split, answer_of(model)).document
 
 
 def evaluate_persistence(spec: Spec, folder: DatasetFolder, split: str) -> dict[str, Any]:
@@ -305,17 +305,6 @@ def evaluate_persistence(spec: Spec, folder: DatasetFolder, split: str) -> dict[
 def skills_of(document: Mapping[str, Any]) -> dict[str, float | None]:
     """The skill over all targets against each yardstick, of an evaluation's document."""
     return {name: document["standardised"][skill_name(name)] for name in document["yardsticks"]}
-
-
-def forecast_of(spec: Spec, model: Any) -> Forecast:
-    """A Keras model as a forecast of batches."""
-    names = list(input_forms(spec))
-
-    def forecast(batch: Batch) -> Mapping[str, NDArray[Any]]:
-        outputs: Mapping[str, NDArray[Any]] = model.predict_on_batch({name: batch[name] for name in names})
-        return outputs
-
-    return forecast
 
 
 def persistence_of(spec: Spec, batch: Batch) -> Float32:

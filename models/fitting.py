@@ -12,6 +12,7 @@ import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
+from models.answers import answer_of
 from models.encoding import encode
 from models.forms import input_forms
 from models.objective import add_deviation
@@ -103,9 +104,10 @@ class Encoder:
         encoding = encode(spec, spec.model, constants, inputs)
         views = dict(view(encoding.window))
         self.shapes = {name: tuple(tensor.shape[1:]) for name, tensor in views.items()}
-        self._inputs = list(forms)
-        self._model = keras.Model(
-            inputs, views | {"anchor": encoding.anchor, "mean": encoding.mean, "deviation": encoding.deviation}
+        self._answer = answer_of(
+            keras.Model(
+                inputs, views | {"anchor": encoding.anchor, "mean": encoding.mean, "deviation": encoding.deviation}
+            )
         )
         self._spec, self._constants = spec, constants
 
@@ -113,7 +115,7 @@ class Encoder:
         """The windows of a split with targets, each once, in batches of the training's size."""
         batches = windows(self._folder, split, batch_size=self._batch_size)
         for batch in batches.map(add_deviation(self._spec, self._constants)).as_numpy_iterator():
-            views = self._model.predict_on_batch({name: batch[name] for name in self._inputs})
+            views = self._answer(batch)
             anchor, mean, deviation = (views.pop(name) for name in ("anchor", "mean", "deviation"))
             outputs = (batch["target_values"] - mean[:, None]) / deviation[:, None] - anchor[:, None]
             yield Examples(views, outputs, batch["target_observed"], deviation / batch["target_deviation"])
@@ -122,5 +124,5 @@ class Encoder:
         """The views of a split's windows that have a label, and its class's number, int64 (batch,)."""
         for batch in windows(self._folder, split, batch_size=self._batch_size).as_numpy_iterator():
             told = batch["label"] >= 0
-            views = self._model.predict_on_batch({name: batch[name] for name in self._inputs})
+            views = self._answer(batch)
             yield {name: views[name][told] for name in self.shapes}, batch["label"][told]

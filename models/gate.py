@@ -34,16 +34,17 @@ class Decision(Section):
         return f"{self.name}: {value}, expected at {'most' if self.at_most else 'least'} {self.bound:.4g}"
 
 
-def decide(gate: Gate, candidate: Document, champion: Document | None) -> tuple[Decision, ...]:
+def decide(gate: Gate, family: str, candidate: Document, champion: Document | None) -> tuple[Decision, ...]:
     """The decisions about a candidate.
 
     Args:
       gate: the thresholds.
+      family: the candidate's. A first model that is a yardstick itself need not be ahead of that one.
       candidate: its evaluation, beside the yardsticks that the thresholds name.
       champion: that of the champion on the same windows; None where there is no champion yet.
     """
     found = [_at_least("windows", float(candidate["windows"]), gate.min_windows)]
-    found += _skills(_of_a_first_model(gate) if champion is None else gate.skill, candidate)
+    found += _skills(_of_a_first_model(gate, family) if champion is None else gate.skill, candidate)
     standard = candidate["standardised"]
     found += [_at_most(score, standard[score], bound) for score, bound in gate.error.items()]
     if champion is not None:
@@ -54,10 +55,10 @@ def decide(gate: Gate, candidate: Document, champion: Document | None) -> tuple[
     return tuple(found)
 
 
-def _of_a_first_model(gate: Gate) -> dict[Yardstick, float]:
+def _of_a_first_model(gate: Gate, family: str) -> dict[Yardstick, float]:
     """The skills that a first model needs: what every candidate needs, too."""
-    both = (gate.skill, gate.first)
-    return {name: max(least[name] for least in both if name in least) for name in gate.skill | gate.first}
+    both = (gate.skill, {name: least for name, least in gate.first.items() if name != family})
+    return {name: max(least[name] for least in both if name in least) for name in both[0] | both[1]}
 
 
 def _skills(least: Mapping[Yardstick, float], candidate: Document) -> Iterator[Decision]:

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from models import layout, objective, stored
+from models.answers import answer_of
 from models.calibration import calibrate, calibrated, needs_calibration
 from models.descent import Objective, Remarks
-from models.evaluation import evaluate_forecasts, evaluate_model, evaluate_persistence, forecast_of, skills_of
+from models.evaluation import evaluate_forecasts, evaluate_model, evaluate_persistence, skills_of
 from models.export import export
 from models.exported import write_evaluation
 from models.families import FAMILIES
@@ -151,7 +152,7 @@ class ForecastTask(WindowTask[RunSummary]):
         if needs_calibration(spec):
             calibration = calibrate(spec, folder.statistics, folder, model)
             model = calibrated(spec, folder.statistics, model, calibration)
-        evaluation = evaluate_forecasts(spec, folder, "test", forecast_of(spec, model), yardsticks(spec, folder))
+        evaluation = evaluate_forecasts(spec, folder, "test", answer_of(model), yardsticks(spec, folder))
         metrics = evaluation.document
         if "fit" in lineage:
             metrics["fitted"] = lineage["fit"]["summary"]

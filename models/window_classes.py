@@ -13,6 +13,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from models import layout, stored
+from models.answers import answer_of
 from models.class_report import write_class_evaluation
 from models.class_weights import class_weights
 from models.classes import (
@@ -150,7 +151,7 @@ class WindowClassTask(WindowTask[ClassRunSummary]):
         )
 
     def _evaluate(self, run: Path, split: str) -> dict[str, Any]:
-        return evaluate_classes(self.spec, self.folder, split, shares_of(self.spec, stored.load(run).model))
+        return evaluate_classes(self.spec, self.folder, split, shares_of(stored.load(run).model))
 
 
 def label_counts(spec: Spec, folder: DatasetFolder, split: str) -> dict[str, int]:
@@ -161,21 +162,20 @@ def label_counts(spec: Spec, folder: DatasetFolder, split: str) -> dict[str, int
     return dict(zip(spec.classes, counts.tolist(), strict=True))
 
 
-def shares_of(spec: Spec, model: Any) -> Shares:
+def shares_of(model: Any) -> Shares:
     """A Keras model as the evaluation asks it."""
-    names = list(input_forms(spec))
+    answer = answer_of(model)
 
     def shares(batch: Mapping[str, Any]) -> NDArray[np.float32]:
-        logits = model.predict_on_batch({name: batch[name] for name in names})[LOGITS]
-        found: NDArray[np.float32] = tf.nn.softmax(logits).numpy()
+        found: NDArray[np.float32] = tf.nn.softmax(answer(batch)[LOGITS]).numpy()
         return found
 
     return shares
 
 
-def likelihoods(spec: Spec, folder: DatasetFolder, split: str, model: Any) -> NDArray[np.float64]:
+def likelihoods(folder: DatasetFolder, split: str, model: Any) -> NDArray[np.float64]:
     """The share that a model gives to the class of each window of a split that has one, float64 (window,)."""
-    shares, found = shares_of(spec, model), []
+    shares, found = shares_of(model), []
     for batch in windows(folder, split, batch_size=_BATCH).as_numpy_iterator():
         told = batch["label"] >= 0
         found.append(share_of_class(shares(batch)[told], batch["label"][told]))

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from models.answers import answer_of
 from models.families import linear, seasonal
 from models.fitting import State
 from models.forecaster import build_forecaster
-from models.forms import input_forms
 from schemas.dataset import DatasetFolder
 from schemas.model_spec import LinearModel, SeasonalModel
 from schemas.spec import Spec
@@ -63,14 +63,8 @@ def _with(spec: Spec, options: SeasonalModel | LinearModel) -> Spec:
 
 
 def _forecast(yardstick: Spec, folder: DatasetFolder, state: State) -> Forecast:
-    model = build_forecaster(yardstick, folder.statistics, state=state)
-    names = list(input_forms(yardstick))
-
-    def forecast(batch: Mapping[str, Any]) -> Float32:
-        mean: Float32 = model.predict_on_batch({name: batch[name] for name in names})["mean"]
-        return mean
-
-    return forecast
+    answer = answer_of(build_forecaster(yardstick, folder.statistics, state=state))
+    return lambda batch: answer(batch)["mean"]
 
 
 def persistence(past_values: Float32, past_observed: NDArray[np.bool_], horizon: int) -> Float32:

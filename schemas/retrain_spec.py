@@ -28,7 +28,7 @@ class Gate(Section):
     skill: dict[Yardstick, float] = {"persistence": 0.0}
     """The least skill against each of these, of every candidate ..."""
     first: dict[Yardstick, float] = {"persistence": 0.0, "linear": 0.0}
-    """... and of a first model, which has no champion to beat."""
+    """... and of a first model, which has no champion to beat; not against what is its own family."""
     error: dict[ErrorScore, Positive] = {}
     """The greatest error."""
     ratio: dict[ErrorScore, Positive] = {"mae": 1.0}

@@ -11,8 +11,9 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
+from models.answers import answer_of
 from models.calibration import Calibration, calibrate, calibrated, conformal_offsets, needs_calibration
-from models.evaluation import evaluate_forecasts, forecast_of
+from models.evaluation import evaluate_forecasts
 from models.export import export
 from models.forecaster import build_forecaster
 from schemas.dataset import DatasetFolder
@@ -84,7 +85,7 @@ def test_calibration_on_a_dataset_covers_its_validation_split(easy_dataset: Data
     found = calibrate(spec, easy_dataset.statistics, easy_dataset, model)
     assert found.levels == (0.05, 0.25, 0.75, 0.95)
     whole = calibrated(spec, easy_dataset.statistics, model, found)
-    load = evaluate_forecasts(spec, easy_dataset, "validation", forecast_of(spec, whole)).document["targets"]["load"]
+    load = evaluate_forecasts(spec, easy_dataset, "validation", answer_of(whole)).document["targets"]["load"]
     for coverage in (0.5, 0.9):
         assert coverage <= load["coverage"][f"{coverage:g}"] <= coverage + 0.01
 

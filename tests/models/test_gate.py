@@ -21,20 +21,21 @@ def evaluation(mae: float | None, skill: float | None = 0.5, slices: dict[str, t
     }
 
 
-def failed(gate: Gate, candidate: Any, champion: Any) -> list[str]:
-    return [one.text for one in decide(gate, candidate, champion) if not one.passed]
+def failed(gate: Gate, candidate: Any, champion: Any, family: str = "lstm") -> list[str]:
+    return [one.text for one in decide(gate, family, candidate, champion) if not one.passed]
 
 
 def test_a_candidate_is_compared_with_the_champion() -> None:
     assert failed(Gate(), evaluation(1.0), evaluation(1.0)) == []
     assert failed(Gate(), evaluation(1.01), evaluation(1.0)) == ["mae / champion's: 1.01, expected at most 1"]
     assert failed(Gate(ratio={"mae": 1.05}), evaluation(1.01), evaluation(1.0)) == []
-    names = [one.name for one in decide(Gate(ratio={"mae": 1, "rmse": 1}), evaluation(1.0), evaluation(1.0))]
+    names = [one.name for one in decide(Gate(ratio={"mae": 1, "rmse": 1}), "lstm", evaluation(1.0), evaluation(1.0))]
     assert names == ["windows", "skill against persistence", "mae / champion's", "rmse / champion's"]
 
 
 def test_a_first_model_must_beat_the_yardsticks() -> None:
     assert failed(Gate(), evaluation(1.0), None) == ["skill against linear: -0.1, expected at least 0"]
+    assert failed(Gate(), evaluation(1.0), None, family="linear") == []  # level with itself, more or less
     lenient = Gate(first={"linear": -0.2}, skill={"persistence": 0.6})
     assert failed(lenient, evaluation(1.0), None) == ["skill against persistence: 0.5, expected at least 0.6"]
     # What there is no yardstick of is not asked for.

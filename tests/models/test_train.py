@@ -18,8 +18,9 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
 from models import layout, stored
+from models.answers import answer_of
 from models.checkpoint import Checkpoint
-from models.evaluation import evaluate_forecasts, evaluate_model, forecast_of
+from models.evaluation import evaluate_forecasts, evaluate_model
 from models.forecaster import build_forecaster
 from models.forms import input_forms
 from models.progress import EpochLines
@@ -68,7 +69,7 @@ def test_the_evaluation_is_of_the_best_weights(trained: Trained) -> None:
     model.load_weights(trained.run / layout.WEIGHTS_FILE)
     stored = json.loads((trained.run / layout.EVALUATION_FILE).read_text())
     beside = yardsticks(trained.spec, trained.dataset)
-    forecast = forecast_of(trained.spec, model)
+    forecast = answer_of(model)
     assert stored == evaluate_forecasts(trained.spec, trained.dataset, "test", forecast, beside).document
     assert list(trained.summary.skills) == ["persistence", "seasonal", "linear"]
     assert trained.summary.skills["linear"] == stored["standardised"]["skill_linear"]
