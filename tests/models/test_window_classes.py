@@ -292,8 +292,9 @@ def ucr_cases(name: str, part: str) -> list[tuple[str, str, np.ndarray[Any, np.d
 
 @pytest.mark.slow
 @pytest.mark.skipif(not UCR.is_dir(), reason="needs the shared data folder")
+@pytest.mark.parametrize("family", ["cnn", "forest"])
 @pytest.mark.parametrize(("name", "least"), [("GunPoint", 0.85), ("ItalyPowerDemand", 0.93), ("BasicMotions", 0.95)])
-def test_published_series(name: str, least: float, tmp_path: Path) -> None:
+def test_published_series(name: str, least: float, family: str, tmp_path: Path) -> None:
     """The published split: a test case is in `test`, and no other is."""
     train, test = ucr_cases(name, "TRAIN"), ucr_cases(name, "TEST")[:400]
     past, channels = train[0][2].shape
@@ -302,7 +303,10 @@ def test_published_series(name: str, least: float, tmp_path: Path) -> None:
         past,
         channels,
         split={"by": "keys", "validation": 0.25, "test": [key for key, _, _ in test]},
-        model={"family": "cnn", "units": 16, "layers": 3, "patch": 4, "stride": 2, "dropout": 0.1},
+        model={
+            "cnn": {"family": "cnn", "units": 16, "layers": 3, "patch": 4, "stride": 2, "dropout": 0.1},
+            "forest": {"family": "forest", "trees": 200, "min_leaf": 2, "feature_share": 0.1},
+        }[family],
         training={
             "epochs": 60,
             "batch_size": 8,
