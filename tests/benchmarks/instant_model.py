@@ -1,4 +1,4 @@
-"""A model server that answers at once, always with the same random numbers.
+"""A model server that answers at once, of every window with the same random numbers.
 
 It takes the model's own time out of a measurement.
 
@@ -29,8 +29,8 @@ UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_le
 
 def serve(spec: Spec, port: int) -> grpc.Server:
     """Starts the server."""
-    shape = (spec.window.horizon, len(spec.targets))
-    forecasts = np.random.default_rng(0).normal(size=(spec.serving.max_batch, *shape)).astype(np.float32)
+    forecast = np.random.default_rng(0).normal(size=(spec.window.horizon, len(spec.targets))).astype(np.float32)
+    forecasts = np.tile(forecast, (spec.serving.max_batch, 1, 1))
 
     def answer(outputs: dict[str, np.ndarray[Any, Any]]) -> PredictResponse:
         response = PredictResponse()
