@@ -75,19 +75,19 @@ def test_the_batch_image_trains_what_the_model_server_image_serves(
     (tmp_path / "models").mkdir()
     for path in (tmp_path, tmp_path / "models"):
         path.chmod(0o777)  # the containers' user is another one
-    folders = {tmp_path: "/work", tmp_path / "models": "/models"}
+    folders = {tmp_path: "/job", tmp_path / "models": "/models"}
     inside = builder.command(batch, folders=folders)
 
     def verb(*arguments: str) -> dict[str, Any]:
-        command = [*inside, "tidegauge", arguments[0], "--spec", "/work/spec.yaml", "--json", *arguments[1:]]
+        command = [*inside, "tidegauge", arguments[0], "--spec", "/job/spec.yaml", "--json", *arguments[1:]]
         done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
         assert done.returncode == 0, done.stderr
         document: dict[str, Any] = json.loads(done.stdout)
         return document
 
-    assert verb("ingest", "--input", "/work/weather.csv.gz", "--output", "/work/data")["events"]["used"] == 26_115
-    verb("train", "--data", "/work/data", "--output", "/work/run")
-    assert verb("push", "--run", "/work/run")["version"] == 1
+    assert verb("ingest", "--input", "/job/weather.csv.gz", "--output", "/job/data")["events"]["used"] == 26_115
+    verb("train", "--data", "/job/data", "--output", "/job/run")
+    assert verb("push", "--run", "/job/run")["version"] == 1
     flags = (f"--port={port}", "--model_name=nyc-weather", "--model_base_path=/models/nyc-weather")
     serving = subprocess.Popen(
         builder.command(server, "tidegauge-model-server", *flags, folders=folders), start_new_session=True
@@ -95,7 +95,7 @@ def test_the_batch_image_trains_what_the_model_server_image_serves(
     try:
         with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
             grpc.channel_ready_future(channel).result(timeout=120)
-        forecast = verb("predict", "--input", "/work/weather.csv.gz", "--key", "EWR")
+        forecast = verb("predict", "--input", "/job/weather.csv.gz", "--key", "EWR")
     finally:
         os.killpg(serving.pid, signal.SIGTERM)
         serving.wait(timeout=30)
