@@ -11,15 +11,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from itertools import accumulate
-from threading import Thread
-from typing import Self
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 from schemas.errors import InputError
+from streaming.http_thread import HttpThread
 from streaming.live_status import Distribution, LiveStatus, LoopStatus
 
 _BREAKER = {"closed": 0, "half-open": 1, "open": 2}
@@ -128,7 +127,7 @@ def _histogram(name: str, text: str, values: Distribution) -> Metric:
     return HistogramMetricFamily(name, text, buckets=buckets, sum_value=values.sum)
 
 
-class MetricsServer:
+class MetricsServer(HttpThread):
     """Serves a status over HTTP until it is closed. A context manager.
 
     Args:
@@ -150,21 +149,9 @@ class MetricsServer:
             }
 
         try:
-            self._server = ThreadingHTTPServer(("", port), Handler)
+            super().__init__("metrics", "", port, Handler)
         except OSError as exc:
             raise InputError(f"--metrics-port: expected a free port, got {port}: {exc.strerror}") from exc
-        self._server.daemon_threads = True
-        self.port = int(self._server.server_address[1])
-        self._thread = Thread(target=self._server.serve_forever, daemon=True, name="metrics")
-        self._thread.start()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
 
 
 def _answer(holds: bool, sentence: str) -> tuple[int, str, bytes]:

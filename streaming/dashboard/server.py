@@ -14,19 +14,18 @@ from __future__ import annotations
 import gzip
 import hashlib
 import ipaddress
-import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from importlib.util import find_spec
 from pathlib import Path
-from threading import Thread
-from typing import Any, Self
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import orjson
 
 from schemas.errors import InputError
+from streaming.http_thread import HttpThread
 
 _PAGE = Path(__file__).parent / "page"
 _KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
@@ -77,7 +76,7 @@ def page_files() -> dict[str, _File]:
     return found | {"/plotly.js": _File.of(_KINDS[".js"], script.read_bytes())}
 
 
-class DashboardServer:
+class DashboardServer(HttpThread):
     """Serves the page until it is closed. A context manager.
 
     Args:
@@ -101,28 +100,9 @@ class DashboardServer:
             names = frozenset(("localhost", host, *given))
 
         try:
-            self._server = (_Server6 if ":" in host else _Server)((host, port), Handler)
+            super().__init__("page", host, port, Handler)
         except (OSError, OverflowError) as exc:
             raise InputError(f"--host, --port: expected a free address, got {host}:{port}: {exc}") from exc
-        self.port = int(self._server.server_address[1])
-        self._thread = Thread(target=self._server.serve_forever, daemon=True, name="page")
-        self._thread.start()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-
-
-class _Server6(_Server):
-    address_family = socket.AF_INET6
 
 
 def _is_address(name: str) -> bool:
