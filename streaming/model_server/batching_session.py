@@ -277,6 +277,7 @@ class _BatchedExecution:
             shapes = tuple([array.shape[1:] for array in arrays])
         task = _Task(arrays, rows, length, call)
         self._scheduler.submit((id(self), shapes), _Queue(self, bucket), task)
+        call.step_aside()
         return task.result()
 
     def run_batch(self, batch: Sequence[_Task], bucket: int) -> None:

@@ -1,4 +1,4 @@
-"""One request's time: until when it is worth working on, and whether anyone still waits for it."""
+"""One request among others: until when it is worth working on, who waits for it, and who waits behind it."""
 
 from __future__ import annotations
 
@@ -14,6 +14,10 @@ def _never() -> bool:
     return False
 
 
+def _nothing() -> None:
+    pass
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     """What execution needs to know of the caller.
@@ -22,11 +26,13 @@ class Call:
       expires_s: `time.monotonic()` at which the caller's deadline passes; infinite without one.
       cancelled: whether the caller has gone away.
       api: the method that was called, for the metrics.
+      step_aside: to be called before its thread waits for long, so that another request may be worked on.
     """
 
     expires_s: float = math.inf
     cancelled: Callable[[], bool] = _never
     api: str = ""
+    step_aside: Callable[[], None] = _nothing
 
     def check(self) -> None:
         """Raises a `StatusError` if the result would reach nobody, so that no work is spent on it."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from streaming.model_server.call import Call
 from streaming.model_server.classifier import classify
@@ -76,7 +76,7 @@ class GrpcServer:
                 *channel_arguments,
             ],
         )
-        edge = _Edge(core, metrics)
+        edge = _Edge(core, metrics, self._threads.step_aside)
         edge.serve(
             self._server,
             PREDICTION_SERVICE,
@@ -104,7 +104,8 @@ class GrpcServer:
         if with_health:
             health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
             services.append(health.SERVICE_NAME)
-        reflection.enable_server_reflection(services, self._server)
+        servicer = _Reflection(services, self._threads.step_aside)
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, self._server)
         self.set_ready(ready=False)
 
     def listen(self, address: str, credentials: grpc.ServerCredentials | None) -> int:
@@ -150,9 +151,10 @@ def server_credentials(key: bytes, certificate: bytes, custom_ca: bytes, *, clie
 class _Edge:
     """Lets methods raise what they like: the client gets a code and a sentence, and the metrics an entry."""
 
-    def __init__(self, core: ServerCore, metrics: Metrics) -> None:
+    def __init__(self, core: ServerCore, metrics: Metrics, step_aside: Callable[[], None]) -> None:
         self._core = core
         self._metrics = metrics
+        self._step_aside = step_aside
 
     def serve(self, server: grpc.Server, service: str, methods: Mapping[str, tuple[Any, Method]]) -> None:
         """Adds a service of unary methods, each with its request's class."""
@@ -165,7 +167,7 @@ class _Edge:
         def handle(request: Any, context: grpc.ServicerContext) -> Any:
             started = time.perf_counter()
             try:
-                response = run(request, _call(context, api))
+                response = run(request, self._call(context, api))
             except Exception as exc:
                 error = status_of(exc)
                 self._count(api, request, started, error.code)
@@ -176,6 +178,11 @@ class _Edge:
         return grpc.unary_unary_rpc_method_handler(
             handle, request_deserializer=request_class.FromString, response_serializer=_serialize
         )
+
+    def _call(self, context: grpc.ServicerContext, api: str) -> Call:
+        remaining_s = context.time_remaining()
+        expires_s = math.inf if remaining_s is None else time.monotonic() + remaining_s
+        return Call(expires_s, lambda: not context.is_active(), api, self._step_aside)
 
     def _count(self, api: str, request: Any, started: float, code: Code) -> None:
         if api not in _COUNTED:
@@ -199,10 +206,16 @@ class _Edge:
         self._metrics.request_example_count_total.add((name,), count)
 
 
-def _call(context: grpc.ServicerContext, api: str) -> Call:
-    remaining_s = context.time_remaining()
-    expires_s = math.inf if remaining_s is None else time.monotonic() + remaining_s
-    return Call(expires_s, lambda: not context.is_active(), api)
+class _Reflection(reflection.ReflectionServicer):  # type: ignore[misc]  # it has no types
+    """Reflection, whose streams last as long as their clients like."""
+
+    def __init__(self, services: Sequence[str], step_aside: Callable[[], None]) -> None:
+        super().__init__(services)
+        self._step_aside = step_aside
+
+    def ServerReflectionInfo(self, request_iterator: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
+        self._step_aside()
+        yield from super().ServerReflectionInfo(request_iterator, context)
 
 
 def _serialize(message: Any) -> bytes:

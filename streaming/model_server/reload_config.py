@@ -21,6 +21,7 @@ def handle_reload_config_request(
     Raises:
       StatusError: as `ServerCore.reload_config`.
     """
+    call.step_aside()
     before = metrics.totals()
     core.reload_config(request.config, call.expires_s - time.monotonic())
     after = metrics.totals()

@@ -6,6 +6,7 @@ Each comparison is measured in rounds, turn by turn, and the medians are compare
     latency     one client, one LSTM window: what the server adds to the bare session call
     noop        32 clients, a model that does nothing, against a bare grpcio server that echoes the same messages
     batching    64 clients of the LSTM with batching, against one client without
+    one_cpu     the two before, with the server held to one CPU
     batch256    windows a second in requests of 256, against the bare session call
     plain       against a grpcio server that calls `tf.saved_model.load().signatures` and `tf.make_ndarray`
     idle        500 idle connections beside the clients of noop
@@ -283,17 +284,18 @@ class Bench:
         self.folder = folder
         self.figures: dict[str, dict[str, float]] = {}
 
-    def server(self, name: str, *flags: str) -> ServerProcess:
+    def server(self, name: str, *flags: str, under: tuple[str, ...] = ()) -> ServerProcess:
         return ServerProcess(
             Path(tempfile.mkdtemp(dir=self.folder)),
             f"--model_name={name}",
             f"--model_base_path={self.folder / name}",
             *flags,
+            under=under,
         )
 
     def report(self, section: str, **figures: float) -> None:
         self.figures[section] = {key: round(value, 3) for key, value in figures.items()}
-        print(f"{section:10}", "  ".join(f"{key}={value:,.2f}" for key, value in figures.items()), flush=True)
+        print(f"{section:16}", "  ".join(f"{key}={value:,.2f}" for key, value in figures.items()), flush=True)
 
     def latency(self) -> None:
         path, message = self.folder / "lstm" / "1", request_bytes("lstm", windows(1))
@@ -306,10 +308,10 @@ class Bench:
             )
         self.report("latency", **medians, added_ms=medians["served_p50_ms"] - medians["bare_p50_ms"])
 
-    def noop(self) -> None:
+    def noop(self, section: str = "noop", under: tuple[str, ...] = ()) -> None:
         message = request_bytes("noop", windows(1))
         threads = 4 * (os.cpu_count() or 1)
-        with self.server("noop") as server, contestant("echo", str(threads)) as (echo, echo_pid):
+        with self.server("noop", under=under) as server, contestant("echo", str(threads)) as (echo, echo_pid):
             echo_used, served_used = CpuPerRequest(echo_pid), CpuPerRequest(server.process.pid)
             medians = rounds(
                 {
@@ -318,16 +320,19 @@ class Bench:
                 }
             )
         self.report(
-            "noop",
+            section,
             **medians,
             ratio=medians["served_rps"] / medians["echo_rps"],
             echo_cpu_us=echo_used.median_us(),
             served_cpu_us=served_used.median_us(),
         )
 
-    def batching(self) -> None:
+    def batching(self, section: str = "batching", under: tuple[str, ...] = ()) -> None:
         message = request_bytes("lstm", windows(1))
-        with self.server("lstm") as single, self.server("lstm", "--enable_batching") as batched:
+        with (
+            self.server("lstm", under=under) as single,
+            self.server("lstm", "--enable_batching", under=under) as batched,
+        ):
             load(batched.target, message, 64)
             used = CpuPerRequest(batched.process.pid)
             medians = rounds(
@@ -338,11 +343,16 @@ class Bench:
                 }
             )
         self.report(
-            "batching",
+            section,
             **medians,
             ratio=medians["batched_64_rps"] / medians["single_rps"],
             batched_cpu_us=used.median_us(),
         )
+
+    def one_cpu(self) -> None:
+        under = ("taskset", "-c", str(max(os.sched_getaffinity(0))))
+        self.noop("one_cpu_noop", under)
+        self.batching("one_cpu_batching", under)
 
     def batch256(self) -> None:
         path, message = self.folder / "lstm" / "1", request_bytes("lstm", windows(256))
@@ -484,7 +494,7 @@ def main() -> None:
     if len(sys.argv) > 1 and sys.argv[1] in helpers:
         helpers[sys.argv[1]](*sys.argv[2:])
         return
-    sections = ["latency", "noop", "batching", "batch256", "plain", "idle", "swap"]
+    sections = ["latency", "noop", "batching", "one_cpu", "batch256", "plain", "idle", "swap"]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", choices=sections, default=sections)
     parser.add_argument("--swap-seconds", type=float, default=120.0)

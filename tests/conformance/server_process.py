@@ -19,12 +19,14 @@ REPOSITORY = Path(__file__).parents[2]
 class ServerProcess:
     """Starts the server on free ports, waits for it, and stops it."""
 
-    def __init__(self, folder: Path, *flags: str, ready: bool = True, timeout_s: float = 90.0) -> None:
+    def __init__(
+        self, folder: Path, *flags: str, ready: bool = True, timeout_s: float = 90.0, under: tuple[str, ...] = ()
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.log = folder / "stderr.log"
         port_file = folder / "ports.json"
         port_file.unlink(missing_ok=True)
-        command = [sys.executable, "-m", "streaming.model_server.main", "--port=0", f"--port_file={port_file}"]
+        command = [*under, sys.executable, "-m", "streaming.model_server.main", "--port=0", f"--port_file={port_file}"]
         with self.log.open("ab") as stderr:
             self.process = subprocess.Popen(
                 [*command, "--version_settle_seconds=0.2", *flags],

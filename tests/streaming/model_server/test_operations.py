@@ -58,6 +58,7 @@ def operated(tmp_path_factory, models):
         folder / "server",
         f"--model_base_path={base}",
         f"--ssl_config_file={tls}",
+        "--grpc_max_threads=6",
         f"--grpc_socket_path={socket_path}",
         f"--monitoring_config_file={models / 'monitoring.config'}",
         "--rest_api_port=-1",
@@ -145,6 +146,22 @@ def test_reflection_knows_the_services(operated):
     names = {service.name for service in services.list_services_response.service}
     assert {"tensorflow.serving.PredictionService", "tensorflow.serving.ModelService"} <= names
     assert file.file_descriptor_response.file_descriptor_proto
+
+
+def test_reflection_streams_that_stay_open_hold_nobody_up(operated):
+    enough = threading.Event()
+
+    def ask():
+        yield reflection_pb2.ServerReflectionRequest(list_services="")
+        enough.wait(30)
+
+    with grpc.insecure_channel(f"unix:{operated.socket_path}") as channel:
+        stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+        streams = [stub.ServerReflectionInfo(ask(), timeout=60) for _ in range(4)]
+        assert all(next(stream).HasField("list_services_response") for stream in streams)
+        PredictionServiceStub(channel).Predict(predict_request(), timeout=10)
+        enough.set()
+        assert all(list(stream) == [] for stream in streams)
 
 
 def test_unregistered_methods_are_unimplemented(operated):
